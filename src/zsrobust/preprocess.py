@@ -1,0 +1,134 @@
+"""From a picture of any kind to the uint8 tensor that is attacked, by the model's own rule.
+
+Resize and crop come before the attack and are part of the threat (traps 3); mean and standard
+deviation come after it, inside the classifier (traps 2). Both are read from the model's config.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from zsrobust.errors import UserError
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+    from torch import Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Preprocess:
+    """A model's image rule.
+
+    Args:
+        size: (height, width) in pixels of what the model sees.
+        mean: per channel, of images in [0, 1].
+        std: per channel.
+        interpolation: "bicubic" or "bilinear", on PIL images (antialiased).
+        resize_mode: "shortest" (side to size, centre crop), "longest" (with padding) or "squash".
+        fill_color: of the padding, 0..255.
+    """
+
+    size: tuple[int, int]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    interpolation: str = "bicubic"
+    resize_mode: str = "shortest"
+    fill_color: int = 0
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any]) -> Preprocess:
+        """Read open_clip's `visual.preprocess_cfg`."""
+        size = config["size"]
+        return cls(
+            size=(size, size) if isinstance(size, int) else (int(size[0]), int(size[1])),
+            mean=tuple(float(v) for v in config["mean"]),
+            std=tuple(float(v) for v in config["std"]),
+            interpolation=str(config.get("interpolation", "bicubic")),
+            resize_mode=str(config.get("resize_mode", "shortest")),
+            fill_color=int(config.get("fill_color", 0)),
+        )
+
+    def settings(self) -> dict[str, Any]:
+        """Return what determines the pixels, as JSON, for keys and records."""
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
+
+    def geometry(self) -> Callable[[Image], Image]:
+        """Return resize and crop on a PIL image, exactly open_clip's own evaluation transform."""
+        from open_clip.transform import image_transform
+        from torchvision.transforms import Compose
+
+        square = self.size[0] if self.size[0] == self.size[1] else self.size
+        whole = image_transform(
+            square,
+            is_train=False,
+            mean=self.mean,
+            std=self.std,
+            interpolation=self.interpolation,
+            resize_mode=self.resize_mode,
+            fill_color=self.fill_color,
+        )
+        # What follows the crop (conversion, tensor, normalisation) belongs to other places here.
+        after = {"MaybeConvertMode", "MaybeToTensor", "Normalize"}
+        return Compose([step for step in whole.transforms if type(step).__name__ not in after])
+
+    def normalise(self, images: Tensor) -> Tensor:
+        """Return (images - mean) / std for images (N, 3, H, W) in [0, 1]."""
+        mean = images.new_tensor(self.mean).reshape(1, -1, 1, 1)
+        std = images.new_tensor(self.std).reshape(1, -1, 1, 1)
+        return (images - mean) / std
+
+    def upsample(self, images: Tensor) -> Tensor:
+        """Return images at the model's size: bicubic, no antialiasing, not clamped; differentiable.
+
+        Used where the ball lies at native resolution (facts 4.2). Images that have the size already
+        are returned as they are.
+        """
+        if tuple(images.shape[-2:]) == self.size:
+            return images
+        from torch.nn.functional import interpolate
+
+        return interpolate(images, size=self.size, mode="bicubic", align_corners=False)
+
+
+def decode(stored: bytes, what: str = "image") -> Image:
+    """Return stored bytes as an RGB picture: turned by its EXIF orientation, then converted.
+
+    Grey, palette, CMYK, 16-bit and transparent pictures are taken (traps 5): 16-bit grey is scaled by
+    1/257, an alpha channel is dropped, as open_clip's own transform does.
+
+    Raises:
+        UserError: if the bytes are no picture, or a truncated one; `what` names it.
+    """
+    from PIL import Image, ImageOps, UnidentifiedImageError
+
+    try:
+        with Image.open(io.BytesIO(stored)) as opened:
+            opened.load()
+            picture = ImageOps.exif_transpose(opened)
+    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise UserError(
+            f"{what}: not a readable picture ({error}); replace the file or take it out of the set."
+        ) from error
+    if picture.mode in ("I;16", "I;16B", "I;16L", "I"):
+        levels = np.asarray(picture).astype(np.float64) / 257.0
+        picture = Image.fromarray(np.clip(np.rint(levels), 0, 255).astype(np.uint8))
+    if "transparency" in picture.info:
+        picture = picture.convert("RGBA")
+    return picture.convert("RGB")
+
+
+def to_uint8(picture: Image) -> Tensor:
+    """Return an RGB picture as a (3, H, W) uint8 tensor."""
+    import torch
+
+    return torch.from_numpy(np.asarray(picture, dtype=np.uint8).copy()).permute(2, 0, 1).contiguous()
+
+
+def to_unit(pixels: Tensor) -> Tensor:
+    """Return uint8 pixels as float32 in [0, 1]; levels are exactly k / 255 as torchvision makes them."""
+    return pixels.float().div(255.0)
