@@ -1,0 +1,525 @@
+"""The engine: runs attacks over samples, judges every query itself, and keeps the records.
+
+An attack knows nothing of batches or order. The engine owns S slots; one iteration is one forward (and
+the input-only backward where the attack asks for it) on all slots' queries. The forward that attacks
+also judges: a query that the engine finds in the threat set and that is misclassified breaks its
+sample. Broken or finished samples leave, their slots are refilled from the queue at once, so samples
+stand at different steps side by side. When the queue is empty the batch shrinks. Clean mistakes never
+enter. What a sample draws depends on (seed, attack, id) alone (randomness.py), so that outcomes depend
+neither on the batch nor on the order, but for the rounding of matrix products (traps 32, 33).
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Protocol, runtime_checkable
+
+import torch
+from torch import Tensor
+
+from zsrobust import randomness
+from zsrobust.attacks import losses
+from zsrobust.attacks.outcome import Outcome
+from zsrobust.attacks.pgd import State, frozen
+from zsrobust.errors import UserError
+from zsrobust.threat import Norm, Resolution, Threat
+
+if TYPE_CHECKING:
+    from zsrobust.attacks import Plan
+
+Judge = Literal["every", "last", "none"]
+Duplicates = Literal["merge", "keep"]
+
+
+@runtime_checkable
+class Attack(Protocol):
+    """A state machine for a batch of slots.
+
+    The state is a flat dict of tensors with the slot as leading dimension: the engine gathers,
+    overwrites and concatenates them. Two keys have a meaning to the engine: "step" (S,) int64, the
+    number of the query within its target or restart, is copied into the record.
+    Logits that an attack sees have one column a text group, labels are group numbers.
+    """
+
+    needs_grad: ClassVar[bool]
+    minimal_norm: ClassVar[bool]
+    version: ClassVar[int]
+
+    @property
+    def name(self) -> str:
+        """What records and noise are filed under."""
+
+    @property
+    def threat(self) -> Threat:
+        """Norm and eps."""
+
+    def settings(self) -> dict[str, Any]:
+        """Everything that determines the queries."""
+
+    def init(self, images: Tensor, labels: Tensor, clean_logits: Tensor, key: Tensor) -> State:
+        """Return fresh states for images (S, 3, H, W), labels (S,), clean_logits (S, K), key (S,) int64."""
+
+    def query(self, state: State) -> Tensor:
+        """Return the images to look at next, (S, 3, H, W) in [0, 1]; they may leave the ball."""
+
+    def loss(self, state: State, logits: Tensor) -> Tensor:
+        """Return what to ascend: (S,), or (S, G) for G gradients through one graph."""
+
+    def update(self, state: State, logits: Tensor, grad: Tensor | None) -> tuple[State, Tensor]:
+        """Return the next state and `done` (S,) bool; grad is (S, 3, H, W), (S, G, 3, H, W) or None."""
+
+    def final(self, state: State) -> Tensor:
+        """Return what is handed over at the end, (S, 3, H, W)."""
+
+
+class Chunk(NamedTuple):
+    """Some samples as they come from a loader."""
+
+    ids: Sequence[str]
+    images: Tensor
+    """(N, 3, H, W) float in [0, 1], on any device."""
+    labels: Tensor
+    """(N,) int64, class indices."""
+    clean_logits: Tensor | None = None
+    """(N, K) over all classes, where they are known already."""
+
+
+@dataclass(frozen=True, slots=True)
+class Groups:
+    """Classes that share one text have one logit and count as one class for every attack (traps 57)."""
+
+    of_class: Tensor
+    """(K,) int64, the group of each class."""
+    representative: Tensor
+    """(G,) int64, the first class of each group."""
+
+    @classmethod
+    def of(cls, groups: Tensor | Sequence[int] | None, classes: int, device: torch.device) -> Groups:
+        """Number the groups 0..G-1 by first appearance; None makes each class its own group.
+
+        Raises:
+            UserError: if `groups` has another length than `classes`, or fewer than two groups.
+        """
+        raw = list(range(classes)) if groups is None else [int(g) for g in groups]
+        if len(raw) != classes:
+            raise UserError(f"groups name {len(raw)} classes, the model has {classes} logits.")
+        number: dict[int, int] = {}
+        for group in raw:
+            number.setdefault(group, len(number))
+        if len(number) < 2:
+            raise UserError(
+                f"an attack needs at least 2 classes with different texts, got {len(number)}: "
+                "nothing could be misclassified."
+            )
+        first = [raw.index(group) for group in number]
+        return cls(
+            torch.tensor([number[g] for g in raw], device=device),
+            torch.tensor(first, device=device),
+        )
+
+    def reduce(self, logits: Tensor) -> Tensor:
+        """Return one column a group, (N, G)."""
+        if len(self.representative) == len(self.of_class):
+            return logits
+        return logits[:, self.representative]
+
+
+class Judgement(NamedTuple):
+    """How a batch of logits looks to the engine."""
+
+    right: Tensor
+    """(N,) bool, under the duplicates rule."""
+    margin: Tensor
+    """(N,) group margin, true minus largest other."""
+
+
+def judge_logits(logits: Tensor, labels: Tensor, groups: Groups, duplicates: Duplicates) -> Judgement:
+    """Score full logits (N, K) against class labels (N,).
+
+    merge: any class of the true text group is right. keep: the argmax over all K logits must be the label
+    itself, as published numbers have it; of two equal texts the first one then always wins.
+    """
+    group = groups.of_class[labels]
+    reduced = groups.reduce(logits)
+    right = (
+        reduced.argmax(1) == group if duplicates == "merge" else logits.argmax(1) == labels
+    )
+    return Judgement(right, losses.margin(reduced, group))
+
+
+def check_finite(logits: Tensor, ids: Sequence[str], when: str) -> None:
+    """Raise FloatingPointError naming the samples whose logits are NaN or infinite (traps 31)."""
+    if bool(torch.isfinite(logits).all()):
+        return
+    bad = (~torch.isfinite(logits).all(1)).nonzero()[:, 0].tolist()
+    named = ", ".join(str(ids[i]) for i in bad[:5])
+    raise FloatingPointError(
+        f"the model's logits are not finite {when} for {len(bad)} sample(s): {named}"
+    )
+
+
+class _Queue:
+    """Clean-correct samples waiting for a slot; clean mistakes come out as outcomes at once."""
+
+    def __init__(
+        self,
+        model: torch.nn.Module,
+        chunks: Iterable[Chunk],
+        device: torch.device,
+        groups: Tensor | Sequence[int] | None,
+        duplicates: Duplicates,
+    ) -> None:
+        self._model, self._chunks, self._device = model, iter(chunks), device
+        self._given_groups, self._duplicates = groups, duplicates
+        self.groups: Groups | None = None
+        self.mistakes: list[Outcome] = []
+        self._waiting: deque[tuple[Outcome, Tensor, Tensor, Tensor]] = deque()
+
+    def take(self, count: int) -> list[tuple[Outcome, Tensor, Tensor, Tensor]]:
+        """Return up to `count` samples: (outcome so far, image, label, clean logits)."""
+        while len(self._waiting) < count:
+            chunk = next(self._chunks, None)
+            if chunk is None:
+                break
+            self._enter(chunk)
+        return [self._waiting.popleft() for _ in range(min(count, len(self._waiting)))]
+
+    def _enter(self, chunk: Chunk) -> None:
+        images = chunk.images.to(self._device)
+        labels = chunk.labels.to(self._device)
+        if chunk.clean_logits is None:
+            with torch.no_grad():
+                logits = self._model(images)
+        else:
+            logits = chunk.clean_logits.to(self._device)
+        check_finite(logits, chunk.ids, "on the clean image")
+        if self.groups is None:
+            self.groups = Groups.of(self._given_groups, logits.shape[1], self._device)
+        right, margins = judge_logits(logits, labels, self.groups, self._duplicates)
+        for i, (correct, margin) in enumerate(zip(right.tolist(), margins.tolist(), strict=True)):
+            outcome = Outcome(
+                id=str(chunk.ids[i]),
+                label=int(labels[i]),
+                clean_correct=correct,
+                clean_margin=margin,
+                margin=margin,
+            )
+            if correct:
+                self._waiting.append((outcome, images[i], labels[i], logits[i]))
+            else:
+                self.mistakes.append(outcome)
+
+
+def attack_chunks(
+    model: torch.nn.Module,
+    chunks: Iterable[Chunk],
+    plan: Plan,
+    *,
+    device: torch.device,
+    seed: int = 0,
+    slots: int = 64,
+    groups: Tensor | Sequence[int] | None = None,
+    duplicates: Duplicates = "merge",
+    keep_images: bool = False,
+) -> Iterator[Outcome]:
+    """Attack a stream of samples and yield their outcomes as they are known, in no promised order.
+
+    Args:
+        model: images (N, 3, H, W) in [0, 1] -> logits (N, K); attacked as it stands, in eval mode.
+        chunks: the samples; read only as fast as slots become free, so memory does not grow with them.
+        plan: the attack and how it is judged.
+        device: where the model is.
+        seed: of the noise.
+        slots: samples attacked side by side.
+        groups: text group of each class; None: the model's `groups` attribute, else each its own.
+        duplicates: how classes with one text are scored.
+        keep_images: hand over images with the outcomes.
+
+    Raises:
+        UserError: if the model has fewer than two different classes.
+        FloatingPointError: if logits or gradients are not finite.
+    """
+    attack = plan.attack
+    given = groups if groups is not None else getattr(model, "groups", None)
+    queue = _Queue(model, chunks, device, given, duplicates)
+    outcomes: list[Outcome] = []  # of the occupied slots, in slot order
+    state: State = {}
+    own: State = {}  # what the engine itself keeps a slot: image, label, worst margin, its distance
+    was_training = model.training
+    model.eval()
+    try:
+        with frozen(model):
+            while True:
+                fresh = queue.take(slots - len(outcomes))
+                yield from queue.mistakes
+                queue.mistakes = []
+                if fresh:
+                    state, own = _enter(attack, queue, fresh, seed, device, state, own)
+                    outcomes.extend(outcome for outcome, *_ in fresh)
+                if not outcomes:
+                    return
+                finished, state, own = _iterate(
+                    model, plan, queue, duplicates, outcomes, state, own, keep_images
+                )
+                # One transfer of S booleans an iteration; everything else stays on the device.
+                leaving = finished.tolist()
+                if not any(leaving):
+                    continue
+                yield from _leave(attack, outcomes, state, own, leaving, keep_images)
+                stay = (~finished).nonzero()[:, 0]
+                outcomes = [o for o, left in zip(outcomes, leaving, strict=True) if not left]
+                state = {name: tensor[stay] for name, tensor in state.items()}
+                own = {name: tensor[stay] for name, tensor in own.items()}
+    finally:
+        model.train(was_training)
+
+
+def _enter(
+    attack: Attack,
+    queue: _Queue,
+    fresh: list[tuple[Outcome, Tensor, Tensor, Tensor]],
+    seed: int,
+    device: torch.device,
+    state: State,
+    own: State,
+) -> tuple[State, State]:
+    """Give fresh samples their slots, behind the occupied ones."""
+    groups = queue.groups
+    if groups is None:
+        raise RuntimeError("samples waited before the classes were known")
+    images = torch.stack([image for _, image, _, _ in fresh])
+    labels = torch.stack([label for _, _, label, _ in fresh])
+    logits = groups.reduce(torch.stack([row for _, _, _, row in fresh]))
+    keys = randomness.sample_keys(seed, attack.name, [outcome.id for outcome, *_ in fresh])
+    entering = attack.init(images, groups.of_class[labels], logits, keys.to(device))
+    margins = logits.new_tensor([outcome.clean_margin for outcome, *_ in fresh])
+    mine = {
+        "clean": images,
+        "label": labels,
+        "step": torch.zeros(len(fresh), dtype=torch.int64, device=device),
+        "broken_at": torch.full((len(fresh),), -1, dtype=torch.int64, device=device),
+        "broken_within": torch.full((len(fresh),), -1, dtype=torch.int64, device=device),
+        "margin": margins,
+        "distance": torch.zeros(len(fresh), dtype=torch.float64, device=device),
+    }
+    if not state:
+        return entering, mine
+    return (
+        {name: torch.cat([tensor, entering[name]]) for name, tensor in state.items()},
+        {name: torch.cat([tensor, mine[name]]) for name, tensor in own.items()},
+    )
+
+
+def _iterate(
+    model: torch.nn.Module,
+    plan: Plan,
+    queue: _Queue,
+    duplicates: Duplicates,
+    outcomes: list[Outcome],
+    state: State,
+    own: State,
+    keep_images: bool,
+) -> tuple[Tensor, State, State]:
+    """One forward (and backward) on all slots, judged; returns who leaves, and the next states."""
+    attack, groups = plan.attack, queue.groups
+    if groups is None:
+        raise RuntimeError("slots were filled before the classes were known")
+    query = attack.query(state).detach()
+    logits, grad = _look(model, attack, state, query, groups, plan.eot)
+    check_finite(logits, [outcome.id for outcome in outcomes], f"under {attack.name}")
+    before = state
+    state, done = attack.update(state, groups.reduce(logits), grad)
+
+    if plan.judge == "none":
+        judged = torch.zeros_like(done)
+    else:
+        judged = attack.threat.contains(query, own["clean"])
+        if plan.judge == "last":
+            judged = judged & done
+    right, margins = judge_logits(logits, own["label"], groups, duplicates)
+    hit = judged & ~right
+    first = hit & (own["broken_at"] < 0)
+    within = before.get("step", own["step"])
+    worse = judged & (margins < own["margin"])
+    distances = attack.threat.distance(query, own["clean"])
+    own = {
+        **own,
+        "step": own["step"] + 1,
+        "broken_at": torch.where(first, own["step"], own["broken_at"]),
+        "broken_within": torch.where(first, within, own["broken_within"]),
+        "margin": torch.where(worse, margins, own["margin"]),
+        "distance": torch.where(worse, distances, own["distance"]),
+    }
+    if keep_images:
+        own["query"] = query
+    finished = done | hit if plan.early_exit else done
+    return finished, state, own
+
+
+def _look(
+    model: torch.nn.Module,
+    attack: Attack,
+    state: State,
+    query: Tensor,
+    groups: Groups,
+    eot: int,
+) -> tuple[Tensor, Tensor | None]:
+    """Return full logits (S, K) and the gradient at `query`, both means over `eot` passes."""
+    total_logits: Tensor | None = None
+    total_grad: Tensor | None = None
+    for _ in range(eot):
+        images = query.requires_grad_(attack.needs_grad)
+        with torch.set_grad_enabled(attack.needs_grad):
+            logits = model(images)
+            loss = attack.loss(state, groups.reduce(logits)) if attack.needs_grad else None
+        if loss is not None:
+            grad = _gradient(loss, images)
+            total_grad = grad if total_grad is None else total_grad + grad
+        logits = logits.detach()
+        total_logits = logits if total_logits is None else total_logits + logits
+    query.requires_grad_(False)
+    if total_logits is None:
+        raise UserError(f"eot must be >= 1, got {eot}.")
+    return total_logits / eot, None if total_grad is None else total_grad / eot
+
+
+def _gradient(loss: Tensor, images: Tensor) -> Tensor:
+    """Return the gradient (S, 3, H, W) of a loss (S,), or (S, G, 3, H, W) of a loss (S, G)."""
+    if loss.dim() == 1:
+        return torch.autograd.grad(loss.sum(), images)[0]
+    columns = loss.shape[1]
+    grads = [
+        torch.autograd.grad(loss[:, g].sum(), images, retain_graph=g < columns - 1)[0]
+        for g in range(columns)
+    ]
+    return torch.stack(grads, dim=1)
+
+
+def _leave(
+    attack: Attack,
+    outcomes: list[Outcome],
+    state: State,
+    own: State,
+    leaving: list[bool],
+    keep_images: bool,
+) -> Iterator[Outcome]:
+    """Complete the outcomes of the slots that leave."""
+    columns = {
+        name: own[name].tolist()
+        for name in ("step", "broken_at", "broken_within", "margin", "distance")
+    }
+    final = attack.final(state) if keep_images else None
+    for i, outcome in enumerate(outcomes):
+        if not leaving[i]:
+            continue
+        outcome.queries += columns["step"][i]
+        outcome.margin = columns["margin"][i]
+        outcome.distance = columns["distance"][i]
+        if columns["broken_at"][i] >= 0:
+            outcome.broken = True
+            outcome.by = attack.name
+            outcome.step = columns["broken_at"][i]
+            outcome.step_within = columns["broken_within"][i]
+        if final is not None:
+            just_hit = columns["broken_at"][i] == columns["step"][i] - 1
+            outcome.image = (own["query"] if just_hit else final)[i].clone()
+        yield outcome
+
+
+def run(
+    model: torch.nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    *,
+    attack: str = "pgd-20",
+    norm: Norm = "linf",
+    eps: float | str,
+    ids: Sequence[str] | None = None,
+    resolution: Resolution = "model",
+    seed: int = 0,
+    slots: int = 64,
+    groups: Tensor | Sequence[int] | None = None,
+    duplicates: Duplicates = "merge",
+    keep_images: bool = False,
+) -> list[Outcome]:
+    """Attack any PyTorch classifier and return one outcome a sample, in the order given.
+
+    Args:
+        model: a module, images (N, 3, H, W) in [0, 1] -> logits (N, K); normalisation belongs inside it.
+        images: (N, 3, H, W) floats in [0, 1].
+        labels: (N,) int64, class indices.
+        attack: a name with options, as `attacks.plan` reads it: "pgd-20", "cw-margin-50:step=1/255".
+        norm: "linf" or "l2".
+        eps: radius in [0, 1]-pixel units, 8/255 or "8/255".
+        ids: stable ids; noise is a function of them. Default: the row numbers.
+        resolution: recorded with the threat; images are attacked at the size they have.
+        seed: of the noise.
+        slots: samples attacked side by side; outcomes do not depend on it.
+        groups: text group of each class; default: the model's `groups` attribute, else each its own.
+        duplicates: how classes with one text are scored, "merge" or "keep".
+        keep_images: fill `Outcome.image`.
+
+    Raises:
+        UserError: if an argument does not fit (images outside [0, 1], labels outside the classes, ...).
+        FloatingPointError: if the model's logits are not finite.
+    """
+    from zsrobust.attacks import plan as read_plan
+
+    names = _check_arguments(images, labels, ids, slots)
+    parameters = [*model.parameters(), *model.buffers()]
+    device = parameters[0].device if parameters else images.device
+    with torch.no_grad():
+        classes = model(images[:1].to(device)).shape[1]
+    if int(labels.min()) < 0 or int(labels.max()) >= classes:
+        raise UserError(
+            f"labels must lie in [0, {classes}), the model has {classes} logits; got "
+            f"{int(labels.min())}..{int(labels.max())}."
+        )
+    chunks = (
+        Chunk(names[i : i + slots], images[i : i + slots], labels[i : i + slots])
+        for i in range(0, len(images), slots)
+    )
+    found = attack_chunks(
+        model,
+        chunks,
+        read_plan(attack, Threat(norm, eps, resolution)),  # type: ignore[arg-type]  # Threat parses text
+        device=device,
+        seed=seed,
+        slots=slots,
+        groups=groups,
+        duplicates=duplicates,
+        keep_images=keep_images,
+    )
+    by_id = {outcome.id: outcome for outcome in found}
+    return [by_id[name] for name in names]
+
+
+def _check_arguments(
+    images: Tensor, labels: Tensor, ids: Sequence[str] | None, slots: int
+) -> list[str]:
+    if images.dim() != 4 or len(images) == 0:
+        raise UserError(
+            f"images must be (N, 3, H, W) with N >= 1, got shape {tuple(images.shape)}."
+        )
+    if not images.is_floating_point():
+        raise UserError(f"images must be floats in [0, 1], got {images.dtype}: divide by 255.")
+    low, high = float(images.min()), float(images.max())
+    if not (low >= 0.0 and high <= 1.0):
+        raise UserError(
+            f"images must lie in [0, 1], got [{low:.3g}, {high:.3g}]: pass them before normalisation, "
+            "and normalise inside the model."
+        )
+    if labels.shape != images.shape[:1]:
+        raise UserError(f"labels must have shape ({len(images)},), got {tuple(labels.shape)}.")
+    if labels.is_floating_point():
+        raise UserError(f"labels must be integers, got {labels.dtype}.")
+    if slots < 1:
+        raise UserError(f"slots must be >= 1, got {slots}.")
+    names = [str(i) for i in range(len(images))] if ids is None else [str(i) for i in ids]
+    if len(names) != len(images):
+        raise UserError(f"ids name {len(names)} samples, there are {len(images)} images.")
+    if len(set(names)) != len(names):
+        raise UserError("ids must be different from each other: noise and records go by them.")
+    return names

@@ -1,0 +1,77 @@
+"""The command line: parse, call one function, print. One file a command.
+
+Nothing that imports torch is imported here or at the top of a command's file, so that --help is fast.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Annotated, Any
+
+import typer
+
+from zsrobust.cli import convert, data, evaluate, harden, listing, tune
+from zsrobust.errors import ZsRobustError
+
+app = typer.Typer(
+    name="zsrobust",
+    help="Harden CLIP-like models against adversarial images, attack them, and measure robustness on "
+    "classes that the hardening never saw.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+app.command("harden", help="Run one hardening; the same command resumes.")(harden.command)
+app.command("eval", help="Measure clean and robust accuracy, resumably.")(evaluate.command)
+app.command("tune", help="Choose a learning rate on held-out source images.")(tune.command)
+app.command("convert", help="Write a model as an open_clip folder or a visual state dict.")(
+    convert.command
+)
+app.command("list", help="List models, attacks, objectives, adaptations, recipes or sets.")(
+    listing.command
+)
+app.add_typer(data.app, name="data", help="Image sets: list, show, pack, check, overlap.")
+
+
+def _version(value: bool) -> None:
+    if value:
+        from zsrobust import __version__
+
+        typer.echo(f"zsrobust {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    _: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+    debug: Annotated[
+        bool, typer.Option("--debug", help="Show the traceback of a mistake or a machine fault.")
+    ] = False,
+) -> None:
+    """Options that come before the command."""
+    if debug:
+        os.environ["ZSROBUST_DEBUG"] = "1"
+
+
+def main(arguments: list[str] | None = None) -> Any:
+    """Run the command line and exit: 0 done, 1 the machine failed, 2 the request was wrong, 130 Ctrl-C."""
+    try:
+        app(args=arguments, standalone_mode=True)
+    except ZsRobustError as error:
+        if os.environ.get("ZSROBUST_DEBUG"):
+            raise
+        line = " ".join(str(error).split())
+        sys.stderr.write(f"zsrobust: {line}\n")
+        sys.exit(error.exit_code)
+    except FloatingPointError as error:
+        if os.environ.get("ZSROBUST_DEBUG"):
+            raise
+        sys.stderr.write(f"zsrobust: {' '.join(str(error).split())}\n")
+        sys.exit(1)
+    except KeyboardInterrupt:
+        sys.stderr.write("zsrobust: stopped; the same command goes on from the last checkpoint.\n")
+        sys.exit(130)

@@ -1,0 +1,5 @@
+"""`python -m zsrobust.cli`."""
+
+from zsrobust.cli import main
+
+main()

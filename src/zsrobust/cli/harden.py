@@ -1,0 +1,58 @@
+"""`zsrobust harden RECIPE [key=value ...]`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from zsrobust.cli.output import on_terminal, print_json, print_table, say
+
+
+def command(
+    recipe: Annotated[str, typer.Argument(help="A recipe's name or a YAML file.")],
+    overrides: Annotated[
+        list[str] | None, typer.Argument(help="key=value with dotted keys: optimiser.lr=1e-4.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder of the run. [runs/RECIPE]")] = None,
+    results: Annotated[Path, typer.Option(help="Folder of the evaluation's cells.")] = Path(
+        "results"
+    ),
+    evaluate: Annotated[
+        bool, typer.Option(help="Measure before and after, where the recipe says how.")
+    ] = True,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+) -> None:
+    """Run one hardening; the same command resumes."""
+    from zsrobust.training.recipe import load_recipe
+
+    loaded = load_recipe(recipe, overrides)
+    from zsrobust.training.loop import harden
+    from zsrobust.workflows.harden_and_evaluate import harden_and_evaluate
+
+    if not evaluate:
+        run, table = harden(loaded, out, progress=on_terminal()), None
+    else:
+        run, table = harden_and_evaluate(loaded, out, results=results, progress=on_terminal())
+    if not run.is_first_rank:
+        return
+    validations = run.read_log("validation")
+    if as_json:
+        print_json(
+            {
+                "run": str(run.folder),
+                "model": run.spec,
+                "validation": validations[-1] if validations else None,
+                "table": None if table is None else table.to_json(),
+            }
+        )
+        return
+    if table is not None:
+        print_table(table)
+    for row in validations[-1:]:
+        say(
+            f"held-out source ({row['samples']} images): clean {100 * row['clean']:.1f}%, "
+            f"robust {100 * row['robust']:.1f}%"
+        )
+    say(f"hardened model: {run.spec} (plain open_clip: local-dir:{run.model})")

@@ -1,0 +1,59 @@
+"""`zsrobust list models|attacks|objectives|adaptations|recipes|sets`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from zsrobust.cli.output import print_json
+
+NOUNS = ("models", "attacks", "objectives", "adaptations", "recipes", "sets")
+
+
+def command(
+    what: Annotated[str, typer.Argument(help=" | ".join(NOUNS))],
+    as_json: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False,
+) -> None:
+    """List what there is."""
+    from zsrobust.errors import unknown_name
+
+    if what not in NOUNS:
+        raise unknown_name("list", what, NOUNS)
+    rows = _rows(what)
+    if as_json:
+        print_json([{"name": name, "about": about} for name, about in rows])
+        return
+    width = max((len(name) for name, _ in rows), default=0)
+    for name, about in rows:
+        typer.echo(f"{name:<{width}}  {about}".rstrip())
+
+
+def _rows(what: str) -> list[tuple[str, str]]:
+    if what == "models":
+        from zsrobust.models import model_names
+
+        return [(entry.spec, f"({entry.where}) {entry.about}") for entry in model_names()]
+    if what == "attacks":
+        from zsrobust.attacks import ATTACKS
+
+        return [
+            (about.split(":")[0], about.split(": ", 1)[1]) for _, about in ATTACKS.values()
+        ]
+    if what == "objectives":
+        from zsrobust.objectives import OBJECTIVES
+
+        return [(name, about) for name, (_, about) in OBJECTIVES.items()]
+    if what == "adaptations":
+        from zsrobust.adaptations import ADAPTATIONS
+
+        return [(n, (kind.__doc__ or '').splitlines()[0]) for n, kind in ADAPTATIONS.items()]
+    if what == "recipes":
+        from zsrobust.training.recipe import load_recipe, recipe_names
+
+        return [(name, load_recipe(name).title) for name in recipe_names()]
+    from zsrobust.data import card_names, load_card, suite_names
+
+    cards = [(name, load_card(name).title) for name in card_names()]
+    suites = [(name, "suite") for name in suite_names()]
+    return suites + cards

@@ -1,0 +1,102 @@
+"""What commands share in printing: JSON, tables, and whether a terminal is there."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from zsrobust.evaluation.statistics import Interval
+    from zsrobust.evaluation.table import EvaluationTable
+
+
+def print_json(value: Any) -> None:
+    """Print a result as JSON on standard output."""
+    typer.echo(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False))
+
+
+def on_terminal() -> bool:
+    """Whether a progress bar has somebody to look at it."""
+    return sys.stderr.isatty()
+
+
+def say(line: str) -> None:
+    """Print one line beside the result, on standard error."""
+    typer.echo(line, err=True)
+
+
+def percent(interval: Interval) -> str:
+    """Return "16.2 [14.9, 17.5]", in per cent."""
+    return f"{100 * interval.value:.1f} [{100 * interval.low:.1f}, {100 * interval.high:.1f}]"
+
+
+def signed(interval: Interval) -> str:
+    """Return "+13.8 [+12.5, +15.1]", in points."""
+    return f"{100 * interval.value:+.1f} [{100 * interval.low:+.1f}, {100 * interval.high:+.1f}]"
+
+
+def print_table(table: EvaluationTable) -> None:
+    """Print one table an eps: a row a model and set, the mean, and the difference to the first model."""
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    from zsrobust.threat import format_eps
+
+    console = Console(soft_wrap=not sys.stdout.isatty(), width=None if sys.stdout.isatty() else 160)
+    for eps in table.radii:
+        first = next(row for row in table.rows if row.eps == eps)
+        norm = table.request["norm"]
+        threat = "clean only" if eps is None else f"{norm}, eps {format_eps(eps)}"
+        shown = Table(
+            title=f"{table.suite}: {threat}; accuracy in %, 95% interval in brackets",
+            box=box.SIMPLE_HEAD,
+            title_justify="left",
+        )
+        shown.add_column("model", overflow="fold")
+        shown.add_column("set", no_wrap=True)
+        shown.add_column("n", justify="right")
+        columns = [c for c in table.columns if c == "clean" or eps is not None]
+        for column in columns:
+            shown.add_column(column, justify="right", no_wrap=True)
+        del first
+        for model in table.models:
+            for source in (True, False):
+                for row in table.of(model, eps, source=source):
+                    name = row.image_set + (" (source)" if source else "")
+                    name += " @native" if row.resolution == "native" else ""
+                    shown.add_row(
+                        model,
+                        name,
+                        str(len(row.ids)),
+                        *(percent(row.accuracy(c)) for c in columns),
+                    )
+            rows = table.of(model, eps)
+            if rows:
+                shown.add_row(
+                    model,
+                    f"mean of {len(rows)} sets",
+                    str(sum(len(r.ids) for r in rows)),
+                    *(percent(table.mean(model, eps, c)) for c in columns),
+                    style="bold",
+                    end_section=model == table.models[-1],
+                )
+            if rows and model != table.models[0]:
+                shown.add_row(
+                    f"{model} minus {table.models[0]}",
+                    f"mean of {len(rows)} sets",
+                    "paired",
+                    *(signed(table.difference(table.models[0], model, eps, c)) for c in columns),
+                    style="bold",
+                )
+            shown.add_section()
+        console.print(shown)
+    attacks = ", ".join(table.request["attacks"])
+    if attacks:
+        typer.echo(
+            f"robust: right under each of {attacks}; clean mistakes count as broken. Intervals are "
+            "conditional on these sets and, for one seed, on that training run."
+        )

@@ -1,0 +1,212 @@
+"""Cells: model x set x texts x threat x attack x seed, with one record a sample.
+
+A cell's key is the SHA-256 over canonical JSON of everything that determines its outcomes; the subset is not in
+it, so that a larger `--limit` adds to what is there. On disk a cell is a folder
+
+    cells/<first 16 digits of the key>/
+        cell.json             the key's content, in words
+        outcomes.jsonl        one line a sample, flushed as it is known; a torn last line is dropped
+        environments.jsonl    versions, device, threads: outside the key only rounding may differ
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from zsrobust.errors import UserError
+from zsrobust.files import JsonLines, read_json_lines, write_json
+from zsrobust.hashing import sha256_json
+
+if TYPE_CHECKING:
+    from zsrobust.attacks.outcome import Outcome
+
+# Changed whenever what a key stands for changes: thresholds, judging, the meaning of a field.
+PROTOCOL = 1
+
+
+@dataclass(frozen=True, slots=True)
+class CellKey:
+    """What determines the outcomes of a cell, as JSON."""
+
+    content: Mapping[str, Any]
+
+    @property
+    def digest(self) -> str:
+        """The hex SHA-256 of the content."""
+        return sha256_json(self.content)
+
+
+def cell_key(
+    *,
+    weights: str,
+    preprocess: Mapping[str, Any],
+    texts: Mapping[str, Any],
+    duplicates: str,
+    image_set: str,
+    split: str,
+    threat: Mapping[str, Any] | None,
+    attack: Mapping[str, Any],
+    seed: int | None,
+    precision: str,
+) -> CellKey:
+    """Assemble a key; every argument moves outcomes (traps 47).
+
+    Args:
+        weights: fingerprint of the model.
+        preprocess: size, mean, std, resize rule.
+        texts: the rendered class texts in class order, or a head's hash.
+        duplicates: "merge" or "keep".
+        image_set: the set's name.
+        split: the set's split.
+        threat: norm, eps, resolution; null for the clean cell.
+        attack: every setting of the attack, with its version; {"name": "clean"} for none.
+        seed: of the noise; null for the clean cell.
+        precision: of the forward that judges.
+    """
+    return CellKey(
+        {
+            "protocol": PROTOCOL,
+            "weights": weights,
+            "preprocess": dict(preprocess),
+            "texts": dict(texts),
+            "duplicates": duplicates,
+            "set": image_set,
+            "split": split,
+            "threat": None if threat is None else dict(threat),
+            "attack": dict(attack),
+            "seed": seed,
+            "precision": precision,
+        }
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One sample of a cell, as it stands in the file."""
+
+    id: str
+    label: int
+    image: str
+    """First 16 hex digits of the SHA-256 of the image's stored bytes."""
+    clean: bool
+    clean_margin: float
+    broken: bool = False
+    step: int | None = None
+    step_within: int | None = None
+    queries: int = 0
+    margin: float = 0.0
+    distance: float = 0.0
+    by: str | None = None
+
+    @property
+    def robust(self) -> bool:
+        """Right on the clean image and not broken."""
+        return self.clean and not self.broken
+
+    @classmethod
+    def of(cls, outcome: Outcome, image: str) -> Record:
+        """Return the record of an outcome."""
+        return cls(
+            id=outcome.id,
+            label=outcome.label,
+            image=image,
+            clean=outcome.clean_correct,
+            clean_margin=_digits(outcome.clean_margin),
+            broken=outcome.broken,
+            step=outcome.step,
+            step_within=outcome.step_within,
+            queries=outcome.queries,
+            margin=_digits(outcome.margin),
+            distance=_digits(outcome.distance),
+            by=outcome.by,
+        )
+
+    def row(self) -> dict[str, Any]:
+        """Return the JSON line; fields at their default are left out."""
+        required = ("id", "label", "image", "clean", "clean_margin")
+        defaults = {
+            "broken": False,
+            "step": None,
+            "step_within": None,
+            "queries": 0,
+            "margin": 0.0,
+            "distance": 0.0,
+            "by": None,
+        }
+        row = {name: getattr(self, name) for name in required}
+        for name, default in defaults.items():
+            if getattr(self, name) != default:
+                row[name] = getattr(self, name)
+        return row
+
+
+def _digits(value: float) -> float:
+    """Seven significant digits: all that float32 has."""
+    return float(f"{value:.7g}") if math.isfinite(value) else 0.0
+
+
+class Cell:
+    """A cell's records, in memory and, with a folder, on disk.
+
+    Args:
+        key: what the cell is.
+        root: the folder of all results; None keeps the cell in memory.
+
+    Raises:
+        UserError: if the folder holds a cell of another key under the same digits, or a damaged file.
+    """
+
+    def __init__(self, key: CellKey, root: Path | None) -> None:
+        self.key = key
+        self.folder = None if root is None else root / "cells" / key.digest[:16]
+        self.records: dict[str, Record] = {}
+        self._lines: JsonLines | None = None
+        if self.folder is not None and (self.folder / "cell.json").is_file():
+            self._read(self.folder)
+
+    def _read(self, folder: Path) -> None:
+        import json
+
+        stored = json.loads((folder / "cell.json").read_text("utf-8"))
+        if stored.get("key") != self.key.digest:
+            raise UserError(f"{folder}/cell.json does not belong to this cell: move it away.")
+        for row in read_json_lines(folder / "outcomes.jsonl"):
+            try:
+                record = Record(**row)
+            except TypeError as error:
+                raise UserError(
+                    f"{folder}/outcomes.jsonl: a line has other fields than this version writes."
+                ) from error
+            self.records[record.id] = record  # the last one of an id holds
+
+    def valid(self, sample_id: str, label: int, image: str) -> bool:
+        """Whether there is a record of this very sample: same id, label and image bytes."""
+        record = self.records.get(sample_id)
+        return record is not None and record.label == label and record.image == image
+
+    def begin(self, environment: Mapping[str, Any]) -> None:
+        """Open the cell for new records and note the machine."""
+        if self.folder is None:
+            return
+        described = {"key": self.key.digest, **self.key.content}
+        if not (self.folder / "cell.json").is_file():
+            write_json(self.folder / "cell.json", described)
+        with JsonLines(self.folder / "environments.jsonl") as lines:
+            lines.append(dict(environment))
+        self._lines = JsonLines(self.folder / "outcomes.jsonl")
+
+    def add(self, record: Record) -> None:
+        """Keep a record, and flush its line."""
+        self.records[record.id] = record
+        if self._lines is not None:
+            self._lines.append(record.row())
+
+    def end(self) -> None:
+        """Close the file."""
+        if self._lines is not None:
+            self._lines.close()
+            self._lines = None

@@ -1,0 +1,406 @@
+"""Measure models on sets under attacks: cells that are missing are computed, all are put in one table.
+
+M, suite, attacks -> for each model and set: anchors from the class texts -> clean pass over what is missing ->
+the engine on each cell's missing samples, outcomes appended as they are known -> table.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import platform
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from zsrobust import attacks as attack_table
+from zsrobust import data
+from zsrobust.attacks.engine import Chunk, Groups, attack_chunks, check_finite, judge_logits
+from zsrobust.attacks.outcome import Outcome
+from zsrobust.errors import UserError
+from zsrobust.evaluation.cells import Cell, Record, cell_key
+from zsrobust.evaluation.table import EvaluationTable, Row
+from zsrobust.files import folder_lock
+from zsrobust.hashing import image_hash
+from zsrobust.models import Clip, ZeroShotClassifier, load_clip, text_record
+from zsrobust.preprocess import to_unit
+from zsrobust.threat import Norm, Resolution, Threat, parse_eps
+
+if TYPE_CHECKING:
+    from zsrobust.attacks import Plan
+    from zsrobust.attacks.engine import Duplicates
+    from zsrobust.data import ImageSet
+
+DEFAULT_TEMPLATES = ("a photo of a {}.",)
+
+# Clean logits are kept for the attacks that follow while they fit in this many bytes; else they are made again.
+_LOGITS_KEPT = 64 * 2**20
+
+Notify = Callable[[str], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """What `evaluate` was asked for, checked."""
+
+    attacks: list[str]
+    norm: Norm
+    eps: list[float]
+    limit: int | None
+    seed: int
+    duplicates: Duplicates
+    precision: str
+    resolution: Resolution | None
+    templates: list[str] | None
+    slots: int
+    workers: int
+    device: torch.device
+
+
+def evaluate(
+    models: Sequence[Any],
+    sets: str | Sequence[str] = "mini",
+    attacks: Sequence[str] = ("clean", "pgd-20", "cw-margin-20"),
+    eps: float | str | Sequence[float | str] = "1/255",
+    *,
+    norm: Norm = "linf",
+    limit: int | None = None,
+    out: str | Path | None = None,
+    seed: int = 0,
+    templates: Sequence[str] | None = None,
+    duplicates: Duplicates = "merge",
+    precision: str = "fp32",
+    resolution: Resolution | None = None,
+    with_source: bool = False,
+    device: str = "auto",
+    slots: int = 64,
+    workers: int = 0,
+    notify: Notify | None = None,
+    progress: bool = False,
+) -> EvaluationTable:
+    """Return clean and robust accuracy of each model on each set, with intervals and paired differences.
+
+    Args:
+        models: spec strings, Clips, or anything with `.spec` (a Run).
+        sets: a suite's name, a set's spec, or several.
+        attacks: names as `attacks.plan` reads them; "clean" is the clean accuracy, always measured.
+        eps: one or several radii in [0, 1]-pixel units.
+        norm: "linf" or "l2".
+        limit: the first N samples of each set's fixed order; None is all.
+        out: folder of the cells; what is there is not computed again. None keeps nothing.
+        seed: of the attacks' noise.
+        templates: class templates for every set; None takes each set's own, else "a photo of a {}.".
+        duplicates: how classes with equal texts are scored.
+        precision: "fp32", or "bf16" for the encoder's autocast.
+        resolution: of the attack, "model" or "native"; None takes each set's own.
+        with_source: measure the suite's held-out source set too; it never enters the mean.
+        device: "auto", "cpu", "cuda", ...
+        slots: samples attacked side by side.
+        workers: loading processes.
+        notify: called with one line where something deserves saying (records set aside).
+        progress: draw a progress bar on the terminal.
+
+    Raises:
+        UserError: for unknown names, an eps out of range, an empty request.
+        EnvironmentFault: if `out` cannot be written or another process works in it.
+        FloatingPointError: if a model's logits are not finite.
+    """
+    suite = data.load_suite(sets if isinstance(sets, str) else ",".join(sets))
+    radii = [eps] if isinstance(eps, float | int | str) else list(eps)
+    chosen = torch.device(
+        ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+    )
+    request = Request(
+        attacks=[name for name in dict.fromkeys(attacks) if name != "clean"],
+        norm=norm,
+        eps=list(dict.fromkeys(parse_eps(radius, norm) for radius in radii)),
+        limit=limit,
+        seed=seed,
+        duplicates=duplicates,
+        precision=precision,
+        resolution=resolution,
+        templates=None if templates is None else list(templates),
+        slots=slots,
+        workers=workers,
+        device=chosen,
+    )
+    if limit is not None and limit < 1:
+        raise UserError(f"limit must be >= 1, got {limit}.")
+    if not models:
+        raise UserError("no model given: name at least one, for instance mini-clip.")
+    for name in request.attacks:  # a mistake in the last name must not show after an hour
+        attack_table.plan(name, Threat(norm, request.eps[0] if request.eps else 0.0))
+    opened = [(data.open_set(spec), False) for spec in suite.sets]
+    if with_source:
+        if suite.source is None:
+            raise UserError(f"sets {suite.name!r} name no source set: leave --with-source out.")
+        opened.append((data.open_set(suite.source, suite.source_split), True))
+    for image_set, _ in opened:
+        if image_set.labels is None or image_set.classnames is None:
+            raise UserError(f"set {image_set.name!r} has no labels: it cannot be measured.")
+
+    table = EvaluationTable(suite=suite.name, request=_describe(request))
+    root = None if out is None else Path(out)
+    with contextlib.ExitStack() as stack:
+        if root is not None:
+            stack.enter_context(folder_lock(root))
+        bar = stack.enter_context(_progress(progress))
+        hashes: dict[str, dict[str, str]] = {}
+        for given in models:
+            clip = _clip(given).to(chosen)
+            for image_set, is_source in opened:
+                stored = hashes.setdefault(f"{image_set.name}/{image_set.split}", {})
+                rows = _measure(clip, image_set, request, root, stored, notify or _silent, bar)
+                table.rows.extend(
+                    Row(
+                        model=_label(given),
+                        image_set=image_set.name,
+                        is_source=is_source,
+                        **row,
+                    )
+                    for row in rows
+                )
+    return table
+
+
+def _clip(given: Any) -> Clip:
+    if isinstance(given, Clip):
+        return given
+    spec = given if isinstance(given, str) else getattr(given, "spec", None)
+    if not isinstance(spec, str):
+        raise UserError(f"{given!r} is no model: give a spec string, a Clip or a Run.")
+    return load_clip(spec)
+
+
+def _label(given: Any) -> str:
+    return given if isinstance(given, str) else str(given.spec)
+
+
+def _silent(_: str) -> None:
+    return
+
+
+def _describe(request: Request) -> dict[str, Any]:
+    return {
+        "attacks": request.attacks,
+        "norm": request.norm,
+        "eps": request.eps,
+        "limit": request.limit,
+        "seed": request.seed,
+        "duplicates": request.duplicates,
+        "precision": request.precision,
+        "resolution": request.resolution or "each set's own",
+        "templates": request.templates or "each set's own",
+    }
+
+
+def environment(request: Request) -> dict[str, Any]:
+    """Return what only rounding may depend on: versions, device, threads, batch."""
+    import open_clip
+
+    from zsrobust import __version__
+
+    return {
+        "zsrobust": __version__,
+        "torch": torch.__version__,
+        "open_clip": open_clip.__version__,
+        "python": platform.python_version(),
+        "device": str(request.device),
+        "machine": platform.machine(),
+        "threads": torch.get_num_threads(),
+        "slots": request.slots,
+    }
+
+
+def _measure(
+    clip: Clip,
+    image_set: ImageSet,
+    request: Request,
+    root: Path | None,
+    hashes: dict[str, str],
+    notify: Notify,
+    bar: Callable[..., None],
+) -> Iterator[dict[str, Any]]:
+    """Complete all cells of one model on one set, then yield a row an eps (one without, for clean alone)."""
+    indices = image_set.first(request.limit)
+    if not indices:
+        raise UserError(f"set {image_set.name!r} has no samples.")
+    ids = [image_set.ids[i] for i in indices]
+    labels = image_set.labels or []
+    for i in indices:
+        if image_set.ids[i] not in hashes:
+            hashes[image_set.ids[i]] = image_hash(image_set.stored(i))
+
+    templates = request.templates or image_set.templates or list(DEFAULT_TEMPLATES)
+    resolution = request.resolution or image_set.resolution
+    classifier = ZeroShotClassifier.from_texts(
+        clip, image_set.classnames or [], templates, precision=request.precision
+    ).to(request.device)
+
+    plans: dict[tuple[float, str], Plan] = {}
+    for radius in request.eps if request.attacks else []:
+        threat = Threat(request.norm, radius, resolution)  # type: ignore[arg-type]
+        for name in request.attacks:
+            plans[radius, name] = attack_table.plan(name, threat)
+
+    def open_cell(plan: Plan | None) -> Cell:
+        threat = None
+        if plan is not None:
+            t = plan.attack.threat
+            threat = {"norm": t.norm, "eps": t.eps, "resolution": t.resolution}
+        key = cell_key(
+            weights=clip.fingerprint,
+            # The clean cell has no ball, yet its pixels depend on where they are resized.
+            preprocess={**clip.preprocess.settings(), "resolution": resolution},
+            texts=text_record(image_set.classnames or [], templates),
+            duplicates=request.duplicates,
+            image_set=image_set.name,
+            split=image_set.split,
+            threat=threat,
+            attack={"name": "clean"} if plan is None else plan.settings(),
+            seed=None if plan is None else request.seed,
+            precision=request.precision,
+        )
+        return Cell(key, root)
+
+    clean_cell = open_cell(None)
+    cells = {key: open_cell(plan) for key, plan in plans.items()}
+
+    def missing(cell: Cell) -> list[int]:
+        found = []
+        aside = 0
+        for i in indices:
+            sample = image_set.ids[i]
+            if not cell.valid(sample, labels[i], hashes[sample]):
+                found.append(i)
+                aside += sample in cell.records
+        if aside:
+            notify(
+                f"{image_set.name}: {aside} record(s) set aside, their image or label has changed; "
+                "these samples are measured again."
+            )
+        return found
+
+    geometry = None if resolution == "native" else clip.preprocess.geometry()
+
+    def load(which: list[int]) -> Iterator[tuple[list[str], Tensor, Tensor]]:
+        for batch in data.batches(image_set, which, geometry, request.slots, request.workers):
+            if batch.labels is None:
+                raise UserError(f"set {image_set.name!r} has no labels.")
+            images = to_unit(batch.images.to(request.device))
+            yield batch.ids, images, batch.labels.to(request.device)
+
+    logits_of: dict[str, Tensor] = {}
+    todo = {key: missing(cell) for key, cell in cells.items()}
+    clean_todo = missing(clean_cell)
+    here = environment(request)
+    if clean_todo:
+        keep = len(clean_todo) * len(classifier.anchors) * 4 <= _LOGITS_KEPT
+        clean_cell.begin(here)
+        bar(f"{image_set.name} clean", len(clean_todo))
+        for names, images, targets in load(clean_todo):
+            for record, row in _clean_pass(classifier, names, images, targets, request, hashes):
+                clean_cell.add(record)
+                if keep:
+                    logits_of[record.id] = row
+                bar()
+        clean_cell.end()
+
+    for (radius, name), cell in cells.items():
+        which = todo[radius, name]
+        if not which:
+            continue
+        plan = plans[radius, name]
+
+        def chunks(which: list[int] = which) -> Iterator[Chunk]:
+            for names, images, targets in load(which):
+                known = [logits_of.get(n) for n in names]
+                rows = [row for row in known if row is not None]
+                clean = torch.stack(rows) if len(rows) == len(known) else None
+                yield Chunk(names, images, targets, clean)
+
+        cell.begin(here)
+        bar(f"{image_set.name} {name} at {plan.attack.threat}", len(which))
+        for outcome in attack_chunks(
+            classifier,
+            chunks(),
+            plan,
+            device=request.device,
+            seed=request.seed,
+            slots=request.slots,
+            duplicates=request.duplicates,
+        ):
+            cell.add(Record.of(outcome, hashes[outcome.id]))
+            bar()
+        cell.end()
+
+    clean_records = [clean_cell.records[i] for i in ids]
+    for radius in request.eps if request.attacks else [None]:
+        yield {
+            "eps": radius,
+            "resolution": resolution,
+            "classes": len(classifier.anchors),
+            "templates": list(templates),
+            "ids": ids,
+            "clean": [record.clean for record in clean_records],
+            "robust": {
+                name: [cells[radius, name].records[i].robust for i in ids]
+                for name in request.attacks
+                if radius is not None
+            },
+        }
+
+
+def _clean_pass(
+    classifier: ZeroShotClassifier,
+    names: list[str],
+    images: Tensor,
+    labels: Tensor,
+    request: Request,
+    hashes: dict[str, str],
+) -> Iterator[tuple[Record, Tensor]]:
+    with torch.no_grad():
+        logits = classifier(images)
+    check_finite(logits, names, "on the clean image")
+    groups = Groups.of(classifier.groups, logits.shape[1], logits.device)
+    right, margins = judge_logits(logits, labels, groups, request.duplicates)
+    columns = zip(names, labels.tolist(), right.tolist(), margins.tolist(), strict=True)
+    for i, (name, label, correct, margin) in enumerate(columns):
+        outcome = Outcome(name, label, correct, margin, margin=margin)
+        yield Record.of(outcome, hashes[name]), logits[i].clone()
+
+
+@contextlib.contextmanager
+def _progress(show: bool) -> Iterator[Callable[..., None]]:
+    """Yield a function: with a title and a total it starts a bar, without it advances by one."""
+    if not show:
+        yield lambda *_: None
+        return
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+    )
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bars:
+        task = bars.add_task("", total=None)
+
+        def tick(title: str | None = None, total: int | None = None) -> None:
+            if title is None:
+                bars.advance(task)
+            else:
+                bars.reset(task, description=title, total=total)
+
+        yield tick

@@ -1,0 +1,186 @@
+"""The table of an evaluation: per set, averaged, and as paired differences to the first model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from zsrobust.errors import UserError
+from zsrobust.evaluation.statistics import (
+    Interval,
+    Values,
+    mean_over_sets,
+    paired_difference,
+    wilson,
+)
+
+# The columns that every table has beside one an attack.
+CLEAN = "clean"
+ROBUST = "robust"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One model on one set at one eps: outcomes of the same samples under each attack."""
+
+    model: str
+    image_set: str
+    is_source: bool
+    eps: float | None
+    """None where only clean accuracy was asked for."""
+    resolution: str
+    classes: int
+    templates: list[str]
+    ids: list[str]
+    clean: list[bool]
+    robust: dict[str, list[bool]]
+    """Attack -> whether each sample stayed right."""
+
+    def values(self, column: str) -> Values:
+        """Return 1 (right) or 0 a sample: "clean", an attack's name, or "robust", the union of the attacks.
+
+        Union: a sample is broken if any attack broke it (traps 29).
+        """
+        if column == CLEAN:
+            return np.asarray(self.clean, dtype=np.float64)
+        if column == ROBUST:
+            stayed = np.asarray(list(self.robust.values()), dtype=bool).all(axis=0)
+            return np.asarray(stayed, dtype=np.float64)
+        return np.asarray(self.robust[column], dtype=np.float64)
+
+    def accuracy(self, column: str) -> Interval:
+        """Return the accuracy with its Wilson interval."""
+        return wilson(self.values(column))
+
+
+@dataclass
+class EvaluationTable:
+    """All rows of an evaluation, and the numbers made of them."""
+
+    suite: str
+    request: dict[str, Any]
+    rows: list[Row] = field(default_factory=list)
+
+    @property
+    def models(self) -> list[str]:
+        """Models in the order given."""
+        return list(dict.fromkeys(row.model for row in self.rows))
+
+    @property
+    def radii(self) -> list[float | None]:
+        """Values of eps in the order given."""
+        return list(dict.fromkeys(row.eps for row in self.rows))
+
+    @property
+    def columns(self) -> list[str]:
+        """clean, each attack, and robust (their union) where there is any attack."""
+        attacks = list(dict.fromkeys(name for row in self.rows for name in row.robust))
+        return [CLEAN, *attacks, *([ROBUST] if attacks else [])]
+
+    def of(self, model: str, eps: float | None, *, source: bool = False) -> list[Row]:
+        """Return the rows of a model at an eps: the targets, or the source set alone."""
+        return [
+            row
+            for row in self.rows
+            if row.model == model and row.eps == eps and row.is_source == source
+        ]
+
+    def mean(self, model: str, eps: float | None, column: str) -> Interval:
+        """Return the unweighted mean over the target sets; the source set never enters (traps 45)."""
+        return mean_over_sets([row.values(column) for row in self.of(model, eps)])
+
+    def difference(self, first: str, second: str, eps: float | None, column: str) -> Interval:
+        """Return the mean over sets of second minus first, paired on the same samples.
+
+        Raises:
+            UserError: if the two were not measured on the same samples.
+        """
+        a, b = self.of(first, eps), self.of(second, eps)
+        self._check_pairs(a, b)
+        return paired_difference(
+            [row.values(column) for row in a], [row.values(column) for row in b]
+        )
+
+    def set_difference(
+        self, first: str, second: str, eps: float | None, image_set: str, column: str
+    ) -> Interval:
+        """Return second minus first on one set, paired on the same samples."""
+        a = [r for r in self.rows if (r.model, r.eps, r.image_set) == (first, eps, image_set)]
+        b = [r for r in self.rows if (r.model, r.eps, r.image_set) == (second, eps, image_set)]
+        self._check_pairs(a, b)
+        return paired_difference([a[0].values(column)], [b[0].values(column)])
+
+    @staticmethod
+    def _check_pairs(a: list[Row], b: list[Row]) -> None:
+        if not a or [(r.image_set, r.ids) for r in a] != [(r.image_set, r.ids) for r in b]:
+            raise UserError("a difference needs two models measured on the same samples.")
+
+    def to_json(self) -> dict[str, Any]:
+        """Return every number of the table with its threat, samples and interval; no sample-wise data."""
+        sets = []
+        for row in self.rows:
+            sets.append(
+                {
+                    "model": row.model,
+                    "set": row.image_set,
+                    "source": row.is_source,
+                    "norm": self.request.get("norm"),
+                    "eps": row.eps,
+                    "resolution": row.resolution,
+                    "classes": row.classes,
+                    "templates": row.templates,
+                    "accuracy": {c: row.accuracy(c).row() for c in self._columns_of(row)},
+                }
+            )
+        means, differences = [], []
+        for eps in self.radii:
+            for model in self.models:
+                rows = self.of(model, eps)
+                if not rows:
+                    continue
+                columns = self._columns_of(rows[0])
+                means.append(
+                    {
+                        "model": model,
+                        "eps": eps,
+                        "sets": len(rows),
+                        "mean": {c: self.mean(model, eps, c).row() for c in columns},
+                    }
+                )
+                if model != self.models[0]:
+                    base = self.models[0]
+                    differences.append(
+                        {
+                            "model": model,
+                            "minus": base,
+                            "eps": eps,
+                            "sets": len(rows),
+                            "mean": {
+                                c: self.difference(base, model, eps, c).row() for c in columns
+                            },
+                            "per_set": {
+                                row.image_set: {
+                                    c: self.set_difference(
+                                        base, model, eps, row.image_set, c
+                                    ).row()
+                                    for c in columns
+                                }
+                                for row in rows
+                            },
+                        }
+                    )
+        return {
+            "suite": self.suite,
+            "request": self.request,
+            "rows": sets,
+            "means": means,
+            "differences": differences,
+            "intervals": "95%: Wilson a set; bootstrap over samples within sets for means and paired "
+            "differences; conditional on these sets and, for one seed, on that training run",
+        }
+
+    @staticmethod
+    def _columns_of(row: Row) -> list[str]:
+        return [CLEAN, *row.robust, *([ROBUST] if row.robust else [])]

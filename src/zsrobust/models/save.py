@@ -1,0 +1,154 @@
+"""Models on disk: open_clip's folder, a hardening's model, and the bare visual state dict.
+
+A folder is written in this order: the old config is removed, then weights, then the config. Loading
+asks for the config first, so a folder that was left half written is never taken for a whole one.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+import torch
+from torch import Tensor, nn
+
+from zsrobust.errors import UserError, unknown_name
+from zsrobust.files import machine_faults, write_atomically, write_json
+from zsrobust.models.load import ADAPTATION_FORMAT, ADAPTATION_NAME, WEIGHT_NAMES, Clip, load_clip
+from zsrobust.models.spec import CONFIG_NAME
+from zsrobust.models.weights import write_bytes
+from zsrobust.models.weights import write_bytes
+
+if TYPE_CHECKING:
+    from zsrobust.models.spec import ModelSpec
+
+Form = Literal["open_clip", "visual"]
+
+
+def save_open_clip(
+    model: nn.Module,
+    config: Mapping[str, Any],
+    out: Path,
+    tokenizer: Callable[..., Any] | None = None,
+) -> None:
+    """Write a folder that plain open_clip loads as `local-dir:`, with equal float32 weights.
+
+    Args:
+        model: open_clip's model, of any dtype.
+        config: {"model_cfg": ..., "preprocess_cfg": ...}, as `Clip.config`.
+        out: made if missing; a model that was there is replaced, other files stay.
+        tokenizer: the model's; files of its own (`save_pretrained`) are written too.
+
+    Raises:
+        EnvironmentFault: if the disk is full or the folder cannot be written.
+    """
+    _save_folder(model, config, out, tokenizer, None)
+
+
+def save_hardened(
+    model: nn.Module,
+    config: Mapping[str, Any],
+    out: Path,
+    adaptation: Mapping[str, Any],
+    tokenizer: Callable[..., Any] | None = None,
+) -> None:
+    """Write what `run:OUT` reads: OUT/model with config, weights and adaptation.json.
+
+    Args:
+        model: open_clip's model with its trained parameters.
+        config: as in `save_open_clip`.
+        out: the run's folder.
+        adaptation: at least {"adaptation": name, "base": spec}; "format" is added.
+        tokenizer: as in `save_open_clip`.
+
+    Raises:
+        UserError: if the adaptation is unknown, or no base is named.
+        EnvironmentFault: if the disk is full or the folder cannot be written.
+    """
+    from zsrobust.adaptations import ADAPTATIONS
+
+    if adaptation.get("adaptation") not in ADAPTATIONS:
+        raise unknown_name("adaptation", str(adaptation.get("adaptation")), ADAPTATIONS)
+    if not adaptation.get("base"):
+        raise UserError("a hardened model is saved with its 'base', the spec that it started from.")
+    record = {**adaptation, "format": ADAPTATION_FORMAT}
+    _save_folder(model, config, out / "model", tokenizer, record)
+
+
+def save_visual(clip: Clip, path: Path) -> None:
+    """Write the image tower's bare state dict as a pickle of tensors, the form of RobustVLM's code.
+
+    It loads with `model.visual.load_state_dict(torch.load(path, weights_only=True))`, and here as
+    PATH@BASE.
+
+    Raises:
+        EnvironmentFault: if the disk is full or the folder cannot be written.
+    """
+    visual: nn.Module = clip.model.visual  # type: ignore[assignment]
+    write_atomically(path, lambda stream: torch.save(_plain(visual.state_dict()), stream))
+
+
+def convert(spec: str | ModelSpec, out: Path, form: Form = "open_clip") -> None:
+    """Write any model spec as an open_clip folder, or its image tower as a visual state dict.
+
+    Args:
+        spec: what to load.
+        out: the folder ("open_clip") or the file ("visual"); nothing may be there yet.
+        form: which.
+
+    Raises:
+        UserError: if the spec cannot be loaded, the form is unknown, or something is at `out`.
+        EnvironmentFault: if it cannot be fetched or written.
+    """
+    if form not in get_args(Form):
+        raise unknown_name("form", str(form), get_args(Form))
+    # Before loading: a model of some gigabytes is not read to be refused.
+    taken = out.exists() if form == "visual" else out.is_file() or (out / CONFIG_NAME).exists()
+    if taken:
+        raise UserError(f"{out} is there already; name another place, or remove it first.")
+    clip = load_clip(spec)
+    if form == "visual":
+        save_visual(clip, out)
+    else:
+        save_open_clip(clip.model, clip.config, out, clip.tokenizer)
+
+
+def _save_folder(
+    model: nn.Module,
+    config: Mapping[str, Any],
+    out: Path,
+    tokenizer: Callable[..., Any] | None,
+    adaptation: Mapping[str, Any] | None,
+) -> None:
+    from safetensors.torch import save
+
+    with machine_faults(out):
+        (out / CONFIG_NAME).unlink(missing_ok=True)
+        # Weights of another name would be passed over, those of an older adaptation misread.
+        for name in (*WEIGHT_NAMES[1:], ADAPTATION_NAME):
+            (out / name).unlink(missing_ok=True)
+    content = save(_plain(model.state_dict()), {"format": "pt"})
+    write_bytes(out / WEIGHT_NAMES[0], content)
+    save_tokenizer = getattr(tokenizer, "save_pretrained", None)
+    if save_tokenizer is not None:
+        with machine_faults(out):
+            save_tokenizer(str(out))
+    if adaptation is not None:
+        write_json(out / ADAPTATION_NAME, dict(adaptation))
+    # Through JSON and back: a value that JSON does not know fails before the file is there.
+    write_json(out / CONFIG_NAME, json.loads(json.dumps(dict(config))))
+
+
+def _plain(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return float32 copies on the CPU, no two of them in one memory (safetensors refuses that)."""
+    plain, seen = {}, set()
+    for name, tensor in state.items():
+        copy = tensor.detach().cpu().contiguous()
+        copy = copy.float() if copy.is_floating_point() else copy
+        if copy.data_ptr() in seen:
+            copy = copy.clone()
+        seen.add(copy.data_ptr())
+        plain[name] = copy
+    return plain

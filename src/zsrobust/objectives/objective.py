@@ -1,0 +1,60 @@
+"""What an objective is: the loss that hardening minimises, and the loss its adversary maximises."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+from torch import Tensor, nn
+
+Encode = Callable[[Tensor], Tensor]
+"""images (N, 3, H, W) in [0, 1] -> image features (N, D), not normalised, float32."""
+
+
+@dataclass
+class TrainingBatch:
+    """The samples of one optimiser step (or of one micro-batch of it) on one rank."""
+
+    ids: list[str]
+    images: Tensor
+    """(N, 3, H, W) float in [0, 1], the clean images."""
+    labels: Tensor | None = None
+    """(N,) int64, class indices of the source; null for image-text pairs."""
+    captions: list[str] | None = None
+    """One text an image, for image-text pairs."""
+    targets: dict[str, Tensor] = field(default_factory=dict)
+    """What `Objective.prepare` computed once for the batch and both losses read."""
+
+
+class Objective(nn.Module):
+    """Base of all objectives; each is one file with one class.
+
+    An objective is a module, so that what it trains along (a linear head) and what it keeps (anchors) move,
+    save and load with it. Losses are one number a sample: the training step takes the mean over the global
+    batch, the adversary their sum.
+    """
+
+    name: ClassVar[str]
+    needs: ClassVar[str]
+    """ "labels" or "captions": what a sample of the source must carry."""
+    couples_batch: ClassVar[bool] = False
+    """Whether a sample's loss depends on the others: then no gradient accumulation."""
+    adversarial: ClassVar[bool] = True
+    """Whether the learner sees adversarial images."""
+
+    def prepare(self, batch: TrainingBatch) -> TrainingBatch:
+        """Compute, without gradient, what stays fixed while the adversary moves. Default: nothing."""
+        return batch
+
+    def losses(self, encode: Encode, images: Tensor, batch: TrainingBatch) -> Tensor:
+        """Return the learner's loss of each sample (N,) at `images`, the adversarial ones."""
+        raise NotImplementedError
+
+    def attack_losses(self, encode: Encode, images: Tensor, batch: TrainingBatch) -> Tensor:
+        """Return what the adversary maximises, (N,). Default: the learner's own loss."""
+        return self.losses(encode, images, batch)
+
+    def settings(self) -> dict[str, Any]:
+        """Return what determines the loss, for the record of a run."""
+        raise NotImplementedError

@@ -1,0 +1,400 @@
+"""Harden a model: the recipe from top to bottom.
+
+recipe -> Run -> source set -> loader -> step (step.py) -> checkpoint -> model/
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import platform
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from zsrobust import adaptations, data, randomness
+from zsrobust.errors import UserError
+from zsrobust.files import JsonLines, folder_lock
+from zsrobust.models import load_clip, save_hardened, text_anchors
+from zsrobust.objectives import objective_class
+from zsrobust.objectives.objective import Objective, TrainingBatch
+from zsrobust.preprocess import to_unit
+from zsrobust.training.checkpoint import Position, load_checkpoint, save_checkpoint
+from zsrobust.training.recipe import Recipe
+from zsrobust.training.run import Run
+from zsrobust.training.schedule import learning_rate, warmup_steps
+from zsrobust.training.step import Learner, StepSettings, parameter_groups, training_step
+from zsrobust.training.validation import validate
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
+
+    from zsrobust.data import ImageSet
+    from zsrobust.models import Clip
+
+PAPER_TEMPLATE = "This is a photo of a {}"
+
+
+def harden(recipe: Recipe, out: str | Path | None = None, *, progress: bool = False) -> Run:
+    """Run a hardening to its end, or go on with one; return the run.
+
+    Args:
+        recipe: see `load_recipe`.
+        out: the run's folder; default `runs/` and the recipe's name.
+        progress: draw a progress bar on the terminal.
+
+    Raises:
+        UserError: if the recipe, the model or the data do not fit together.
+        EnvironmentFault: if the folder cannot be written or another process works in it.
+        FloatingPointError: if loss or gradient are not finite.
+    """
+    folder = Path(out) if out is not None else Path("runs") / recipe.name
+    fabric = _launch(recipe)
+    with contextlib.ExitStack() as stack:
+        if fabric.global_rank == 0:
+            stack.enter_context(folder_lock(folder))
+            run = Run.open(recipe, folder)
+        fabric.barrier()
+        run = Run.open(recipe, folder)
+        if run.complete:
+            return run
+        stack.enter_context(_determinism(fabric.device, recipe.threads))
+        _train(recipe, run, fabric, progress)
+    return run
+
+
+def _launch(recipe: Recipe) -> Fabric:
+    from lightning_fabric import Fabric
+
+    device = recipe.device
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    devices = int(os.environ.get("LOCAL_WORLD_SIZE", recipe.devices))
+    many = devices > 1 or int(os.environ.get("WORLD_SIZE", "1")) > 1
+    fabric = Fabric(
+        accelerator="cuda" if device.startswith("cuda") else "cpu",
+        devices=devices,
+        num_nodes=int(os.environ.get("WORLD_SIZE", devices)) // devices,
+        strategy="ddp" if many else "auto",
+        # The encoder autocasts itself (bf16), so that features and losses stay float32.
+        precision="64-true" if recipe.precision == "fp64" else "32-true",
+    )
+    fabric.launch()
+    return fabric
+
+
+@contextlib.contextmanager
+def _determinism(device: torch.device, threads: int | None) -> Iterator[None]:
+    """Bit-identical repetition on a CPU; on a GPU what torch can promise, without refusing the rest."""
+    before = (
+        torch.are_deterministic_algorithms_enabled(),
+        torch.is_deterministic_algorithms_warn_only_enabled(),
+        torch.get_num_threads(),
+    )
+    torch.use_deterministic_algorithms(True, warn_only=device.type != "cpu")
+    if threads is not None:
+        torch.set_num_threads(threads)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before[0], warn_only=before[1])
+        torch.set_num_threads(before[2])
+
+
+@dataclass(frozen=True)
+class SourceData:
+    """The source set as a run uses it."""
+
+    images: ImageSet
+    indices: list[int]
+    templates: list[str]
+
+    @property
+    def ids(self) -> list[str]:
+        """Ids of the used samples, in the set's fixed order."""
+        return [self.images.ids[i] for i in self.indices]
+
+
+def open_source(recipe: Recipe) -> SourceData:
+    """Open the source set, take its first `limit` samples, and settle the templates."""
+    images = data.open_set(recipe.source.set, recipe.source.split)
+    needs = objective_class(recipe.objective.name).needs
+    if needs == "labels" and (images.labels is None or images.classnames is None):
+        raise UserError(
+            f"objective {recipe.objective.name!r} needs labels and class names, set "
+            f"{recipe.source.set!r} has none: use 'tecoa-pairs' with captions, or a labelled set."
+        )
+    if needs == "captions" and images.captions(0) is None:
+        raise UserError(
+            f"objective {recipe.objective.name!r} needs captions, set {recipe.source.set!r} has none: "
+            "put a .txt beside each image, or use 'tecoa' with labels."
+        )
+    indices = images.first(recipe.source.limit)
+    if recipe.source.limit is not None and recipe.source.limit > len(images):
+        raise UserError(
+            f"source.limit is {recipe.source.limit}, set {recipe.source.set!r} holds {len(images)} images."
+        )
+    templates = recipe.source.templates or images.templates or [PAPER_TEMPLATE]
+    return SourceData(images, indices, templates)
+
+
+def build_objective(recipe: Recipe, clip: Clip, source: SourceData, fabric: Fabric) -> Objective:
+    """Make the objective; the anchors of all source classes are encoded here, once."""
+    kind = objective_class(recipe.objective.name)
+    options: dict[str, Any] = {
+        "logit_scale": clip.logit_scale,
+        "temperature": recipe.objective.temperature,
+    }
+    if kind.needs == "captions":
+        options |= {
+            "tokenise": clip.tokenizer,
+            "encode_texts": clip.encode_texts,
+            "gather": _gather_over_ranks(fabric),
+        }
+    else:
+        names = source.images.classnames or []
+        options["anchors"] = text_anchors(clip, names, source.templates).anchors
+    return kind(**options)
+
+
+def _gather_over_ranks(fabric: Fabric) -> Any:
+    def gather(texts: list[str]) -> list[str]:
+        if fabric.world_size == 1:
+            return texts
+        parts: list[list[str]] = [[] for _ in range(fabric.world_size)]
+        torch.distributed.all_gather_object(parts, texts)
+        return [text for part in parts for text in part]
+
+    return gather
+
+
+def global_batches(recipe: Recipe, ids: list[str], epoch: int, world_size: int) -> list[list[int]]:
+    """Return the epoch's global batches as positions in `ids`: a function of (seed, epoch, ids).
+
+    The last batch may be smaller, and is dropped only if it has fewer samples than there are ranks
+    (traps 40); every other sample is seen once an epoch.
+    """
+    order = randomness.ordered(recipe.seed, f"order/{epoch}", ids)
+    batches = [order[i : i + recipe.batch] for i in range(0, len(order), recipe.batch)]
+    return [batch for batch in batches if len(batch) >= world_size]
+
+
+def _train(recipe: Recipe, run: Run, fabric: Fabric, progress: bool) -> None:
+    source = open_source(recipe)
+    clip = load_clip(recipe.model)
+    device = fabric.device
+    original_fingerprint = clip.fingerprint
+    clip.to(device)
+
+    objective = build_objective(recipe, clip, source, fabric)
+    adaptation = adaptations.build(recipe.adaptation.name, {})
+    adapted = adaptation.apply(clip.model)
+    encoder = clip.image_encoder(precision="bf16" if recipe.precision == "bf16" else "fp32")
+    learner = Learner(encoder, objective).to(device)
+    if recipe.precision == "fp64":
+        learner.double()
+
+    trained = dict(adapted) | {f"objective.{n}": p for n, p in objective.named_parameters()}
+    groups = parameter_groups(list(trained.items()), recipe.optimiser.weight_decay)
+    optimiser = _optimiser(recipe, groups)
+    # Two modules that share parameters would be one too many for the wrapper's hooks: Learner is the one.
+    wrapped, fabric_optimiser = fabric.setup(learner, optimiser)
+
+    per_epoch = len(global_batches(recipe, source.ids, 0, fabric.world_size))
+    if per_epoch == 0:
+        raise UserError(f"the source has {len(source.ids)} images, fewer than {fabric.world_size} ranks.")
+    total = per_epoch * recipe.epochs
+    warmup = warmup_steps(recipe.schedule.warmup, total)
+    settings = StepSettings(
+        threat=recipe.attack_threat(),
+        steps=recipe.adversary.steps,
+        step_size=recipe.step_size(),
+        start=recipe.adversary.start,
+        momentum=recipe.adversary.momentum,
+        seed=recipe.seed,
+        micro_batch=recipe.micro_batch,
+    )
+
+    tensors: dict[str, Tensor] = {name: p.data for name, p in trained.items()}
+    position, best = Position(0, 0), None
+    if run.checkpoint.is_file():
+        position, best = load_checkpoint(run.checkpoint, parameters=tensors, optimiser=optimiser)
+
+    def save(at: Position) -> None:
+        if fabric.global_rank == 0:
+            save_checkpoint(
+                run.checkpoint, parameters=tensors, optimiser=optimiser, position=at, best=best
+            )
+
+    is_first = fabric.global_rank == 0
+    done = position.epoch * per_epoch + position.step
+    if is_first:
+        run.cut_log(done)
+    with contextlib.ExitStack() as stack:
+        log = stack.enter_context(run.append_log()) if is_first else None
+        bar = stack.enter_context(_progress(progress and is_first, recipe.name, total, done))
+        if log:
+            log.append(_start_line(recipe, source, trained, done, total))
+        for epoch in range(position.epoch, recipe.epochs):
+            batches = global_batches(recipe, source.ids, epoch, fabric.world_size)
+            first = position.step if epoch == position.epoch else 0
+            mine = [
+                [source.indices[i] for i in batch[fabric.global_rank :: fabric.world_size]]
+                for batch in batches[first:]
+            ]
+            loader = data.batches_of(
+                source.images, mine, clip.preprocess.geometry(), _workers(recipe, device)
+            )
+            for step, loaded in enumerate(loader, start=first):
+                rate = learning_rate(
+                    done,
+                    base=recipe.optimiser.lr,
+                    warmup=warmup,
+                    total=total,
+                    kind=recipe.schedule.kind,
+                )
+                loss = training_step(
+                    fabric,
+                    learner,
+                    wrapped,
+                    fabric_optimiser,
+                    _training_batch(recipe, loaded, epoch, device),
+                    epoch=epoch,
+                    rate=rate,
+                    global_size=len(batches[step]),
+                    settings=settings,
+                )
+                done += 1
+                if log:
+                    log.append(
+                        {
+                            "event": "step",
+                            "steps_done": done,
+                            "epoch": epoch,
+                            "loss": round(loss, 6),
+                            "lr": rate,
+                        }
+                    )
+                bar(done, loss)
+                if done % recipe.checkpoint_every == 0 and step + 1 < len(batches):
+                    save(Position(epoch, step + 1))
+
+            last = epoch + 1 == recipe.epochs
+            validation = recipe.validation
+            if validation and (validation.every == "epoch" or (last and validation.every == "end")):
+                scores = validate(recipe, clip, source, fabric)
+                if log:
+                    log.append(
+                        {"event": "validation", "steps_done": done, "epoch": epoch, **scores.row()}
+                    )
+                if recipe.select == "best" and (best is None or scores.robust > best["robust"]):
+                    kept = {name: tensor.cpu().clone() for name, tensor in tensors.items()}
+                    best = {"robust": scores.robust, "epoch": epoch, "parameters": kept}
+            save(Position(epoch + 1, 0))
+
+        if best is not None:
+            with torch.no_grad():
+                for name, tensor in best["parameters"].items():
+                    tensors[name].copy_(tensor)
+        if is_first:
+            record = {
+                "adaptation": adaptation.name,
+                "settings": adaptation.settings(),
+                "base": recipe.model,
+                "base_fingerprint": original_fingerprint,
+                "objective": objective.settings(),
+                "recipe": recipe.name,
+                "epoch": recipe.epochs - 1 if best is None else best["epoch"],
+            }
+            if recipe.precision == "fp64":
+                learner.float()
+            save_hardened(clip.model, clip.config, run.folder, record, clip.tokenizer)
+            run.checkpoint.unlink(missing_ok=True)
+            if log:
+                log.append({"event": "end", "steps_done": done})
+    fabric.barrier()
+
+
+def _optimiser(recipe: Recipe, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
+    settings = recipe.optimiser
+    if settings.name == "sgd":
+        return torch.optim.SGD(groups, lr=settings.lr, momentum=settings.momentum)
+    return torch.optim.AdamW(groups, lr=settings.lr, betas=settings.betas)
+
+
+def _workers(recipe: Recipe, device: torch.device) -> int:
+    if recipe.workers == "auto":
+        return 0 if device.type == "cpu" else min(8, os.cpu_count() or 1)
+    return recipe.workers
+
+
+def _training_batch(
+    recipe: Recipe, loaded: data.Batch, epoch: int, device: torch.device
+) -> TrainingBatch:
+    images = to_unit(loaded.images.to(device, non_blocking=True))
+    if recipe.precision == "fp64":
+        images = images.double()
+    captions = None
+    if loaded.captions is not None:
+        captions = [
+            # One of an image's captions, drawn anew each epoch.
+            texts[randomness.sample_key(recipe.seed, f"caption/{epoch}", sample) % len(texts)]
+            for sample, texts in zip(loaded.ids, loaded.captions, strict=True)
+        ]
+    labels = None if loaded.labels is None else loaded.labels.to(device)
+    return TrainingBatch(ids=loaded.ids, images=images, labels=labels, captions=captions)
+
+
+def _start_line(
+    recipe: Recipe, source: SourceData, trained: dict[str, Any], done: int, total: int
+) -> dict[str, Any]:
+    import open_clip
+
+    from zsrobust import __version__
+
+    return {
+        "event": "start",
+        "steps_done": done,
+        "steps": total,
+        "images": len(source.indices),
+        "trained_numbers": sum(p.numel() for p in trained.values()),
+        "templates": source.templates,
+        "versions": {
+            "zsrobust": __version__,
+            "torch": torch.__version__,
+            "open_clip": open_clip.__version__,
+            "python": platform.python_version(),
+        },
+        "threads": torch.get_num_threads(),
+        "precision": recipe.precision,
+    }
+
+
+@contextlib.contextmanager
+def _progress(show: bool, name: str, total: int, done: int) -> Iterator[Any]:
+    if not show:
+        yield lambda *_: None
+        return
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+    )
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("steps, loss {task.fields[loss]}"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(name, total=total, completed=done, loss="-")
+        yield lambda at, loss: bar.update(task, completed=at, loss=f"{loss:.3f}")

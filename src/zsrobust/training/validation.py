@@ -1,0 +1,136 @@
+"""Held-out source images: the only ones on which a learning rate or an epoch may be chosen (traps 36)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from zsrobust import attacks, data
+from zsrobust.attacks.engine import Chunk, attack_chunks
+from zsrobust.attacks.outcome import Outcome
+from zsrobust.errors import UserError
+from zsrobust.models import ZeroShotClassifier
+from zsrobust.preprocess import to_unit
+from zsrobust.threat import Threat
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from lightning_fabric import Fabric
+    from torch import Tensor
+
+    from zsrobust.models import Clip
+    from zsrobust.training.loop import SourceData
+    from zsrobust.training.recipe import Recipe
+
+_BATCH = 64
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What a model does on held-out source images."""
+
+    ids: list[str]
+    clean_correct: list[bool]
+    robust_correct: list[bool]
+    """Right and not broken, in the order of `ids`."""
+    true_probability: float
+    """Mean softmax probability of the true class on the attacked images; clean mistakes as they are."""
+
+    @property
+    def clean(self) -> float:
+        """Clean accuracy in [0, 1]."""
+        return sum(self.clean_correct) / len(self.ids)
+
+    @property
+    def robust(self) -> float:
+        """Robust accuracy in [0, 1]; clean mistakes count as broken."""
+        return sum(self.robust_correct) / len(self.ids)
+
+    def row(self) -> dict[str, Any]:
+        """Return the log line."""
+        return {
+            "samples": len(self.ids),
+            "clean": self.clean,
+            "robust": self.robust,
+            "true_probability": self.true_probability,
+        }
+
+
+def validate(recipe: Recipe, clip: Clip, source: SourceData, fabric: Fabric | None) -> Scores:
+    """Attack the recipe's held-out source images at the trained eps, scored through the class texts.
+
+    The attack runs all its steps on every clean-correct sample, so that the probabilities compare
+    models at the same effort.
+
+    Raises:
+        UserError: if the held-out set has other class names than the source, or shares its samples.
+    """
+    settings = recipe.validation
+    if settings is None:
+        raise UserError("the recipe has no validation block: add one with set, split and limit.")
+    held_out = data.open_set(settings.set or recipe.source.set, settings.split)
+    names = source.images.classnames
+    if names is None or held_out.classnames != names:
+        raise UserError(
+            f"validation set {settings.set or recipe.source.set!r} must have the source's class names."
+        )
+    if settings.split == recipe.source.split and settings.set in (None, recipe.source.set):
+        raise UserError(
+            f"validation.split {settings.split!r} is the split that is trained on: hold some images out."
+        )
+    device = clip.device if fabric is None else fabric.device
+    classifier = ZeroShotClassifier.from_texts(clip, names, source.templates).to(device)
+    if recipe.precision == "fp64":
+        classifier.double()
+    threat = Threat(recipe.threat.norm, recipe.threat.eps, recipe.threat.resolution)
+    plan = attacks.plan(f"{settings.attack}:early_exit=false", threat)
+    indices = held_out.first(settings.limit)
+
+    probabilities: dict[str, float] = {}
+
+    def score(names: Sequence[str], logits: Tensor, labels: Tensor) -> None:
+        true = logits.softmax(1).gather(1, labels[:, None])[:, 0]
+        probabilities.update(zip(names, true.tolist(), strict=True))
+
+    def chunks() -> Iterator[Chunk]:
+        for batch in data.batches(held_out, indices, clip.preprocess.geometry(), _BATCH):
+            if batch.labels is None:
+                raise UserError("the validation set has no labels.")
+            images = to_unit(batch.images).to(device, classifier.anchors.dtype)
+            labels = batch.labels.to(device)
+            with torch.no_grad():
+                logits = classifier(images)
+            score(batch.ids, logits, labels)  # stands for clean mistakes, which are never attacked
+            yield Chunk(batch.ids, images, labels, logits)
+
+    outcomes: dict[str, Outcome] = {}
+    attacked: list[tuple[str, int, Tensor]] = []
+
+    def flush() -> None:
+        if attacked:
+            with torch.no_grad():
+                logits = classifier(torch.stack([image for _, _, image in attacked]))
+            labels = torch.tensor([label for _, label, _ in attacked], device=device)
+            score([name for name, _, _ in attacked], logits, labels)
+            attacked.clear()
+
+    for outcome in attack_chunks(
+        classifier, chunks(), plan, device=device, seed=recipe.seed, keep_images=True
+    ):
+        outcomes[outcome.id] = outcome
+        if outcome.image is not None:
+            attacked.append((outcome.id, outcome.label, outcome.image))
+            outcome.image = None  # only a batch of images is held at a time (traps 56)
+        if len(attacked) == _BATCH:
+            flush()
+    flush()
+    ids = [held_out.ids[i] for i in indices]
+    return Scores(
+        ids=ids,
+        clean_correct=[outcomes[i].clean_correct for i in ids],
+        robust_correct=[outcomes[i].robust for i in ids],
+        true_probability=sum(probabilities[i] for i in ids) / len(ids),
+    )

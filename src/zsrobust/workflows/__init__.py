@@ -1,0 +1,1 @@
+"""Workflows: what a command does when it is more than one noun."""

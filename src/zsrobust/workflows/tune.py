@@ -1,0 +1,151 @@
+"""Choose a learning rate on held-out source images, as the design's section 7 says.
+
+Each rate of the grid hardens the model on a prefix of the source; the one with the highest robust accuracy on
+held-out source images at the trained eps is best. Rates whose paired difference to it is within two
+standard errors are tied with it: the higher mean probability of the true class on the attacked images
+decides, then the smaller rate. A choice at an end of the grid extends the grid by one. No target set is opened.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from zsrobust.errors import UserError
+from zsrobust.files import write_json
+from zsrobust.models import load_clip
+from zsrobust.training.loop import harden, open_source
+from zsrobust.training.recipe import Recipe, parse_recipe
+from zsrobust.training.validation import Scores, validate
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What a grid came to."""
+
+    rate: float
+    reason: str
+    scores: dict[float, Scores]
+
+    def to_json(self, recipe: Recipe) -> dict[str, Any]:
+        """Return grid, scores and choice, to be committed before any target is evaluated."""
+        validation = recipe.validation
+        return {
+            "recipe": recipe.name,
+            "images": recipe.source.limit,
+            "eps": recipe.threat.eps,
+            "norm": recipe.threat.norm,
+            "held_out": None if validation is None else validation.model_dump(mode="json"),
+            "grid": [
+                {"lr": rate, **self.scores[rate].row()} for rate in sorted(self.scores)
+            ],
+            "chosen": self.rate,
+            "reason": self.reason,
+        }
+
+
+def tune(
+    recipe: Recipe,
+    rates: list[float],
+    *,
+    images: int | None,
+    out: str | Path,
+    progress: bool = False,
+) -> Choice:
+    """Run the grid and return the choice; resumable, a rate that is done is not run again.
+
+    Args:
+        recipe: everything but the rate; its `evaluate:` block is not used.
+        rates: the grid, at least two different rates > 0, ascending or not.
+        images: the first N images of the source's fixed order; None takes the recipe's limit.
+        out: folder of the grid's runs and of `choice.json`.
+        progress: draw progress bars on the terminal.
+
+    Raises:
+        UserError: if the recipe has no validation block, or the grid is too small.
+    """
+    if recipe.validation is None:
+        raise UserError("a rate is chosen on held-out source images: add a validation block.")
+    grid = sorted(set(rates))
+    if len(grid) < 2 or grid[0] <= 0:
+        raise UserError(f"the grid needs at least two different rates > 0, got {rates}.")
+    folder = Path(out)
+    scores = {rate: _score(recipe, rate, images, folder, progress) for rate in grid}
+    rate, reason = choose(scores)
+    if rate in (grid[0], grid[-1]):
+        beyond = _beyond(grid, rate)
+        scores[beyond] = _score(recipe, beyond, images, folder, progress)
+        rate, again = choose(scores)
+        reason = f"the grid was extended to {beyond:.3g}; {again}"
+    choice = Choice(rate, reason, scores)
+    prefix = recipe.model_copy(
+        update={"source": recipe.source.model_copy(update={"limit": images})}
+    )
+    write_json(folder / "choice.json", choice.to_json(prefix))
+    return choice
+
+
+def choose(scores: dict[float, Scores]) -> tuple[float, str]:
+    """Return the rate that the rule chooses, and why.
+
+    Args:
+        scores: rate -> scores on the same held-out samples.
+    """
+    best = max(scores, key=lambda rate: (scores[rate].robust, -rate))
+    tied = [rate for rate in scores if rate == best or _tied(scores[best], scores[rate])]
+    chosen = min(tied, key=lambda rate: (-scores[rate].true_probability, rate))
+    if len(tied) == 1:
+        return best, "highest robust accuracy, more than two standard errors above the others"
+    named = ", ".join(f"{rate:.3g}" for rate in sorted(tied))
+    return chosen, (
+        f"{named} are tied within two standard errors of the best ({best:.3g}); "
+        f"{chosen:.3g} has the highest mean probability of the true class on the attacked images"
+    )
+
+
+def _tied(best: Scores, other: Scores) -> bool:
+    if best.ids != other.ids:
+        raise UserError("rates must be scored on the same held-out samples.")
+    difference = np.asarray(best.robust_correct, float) - np.asarray(other.robust_correct, float)
+    error = float(difference.std(ddof=1)) / math.sqrt(len(difference))
+    return bool(abs(difference.mean()) <= 2 * error)
+
+
+def _beyond(grid: list[float], rate: float) -> float:
+    """Return the next rate beyond the end that won, at the grid's own ratio there, to 2 digits."""
+    if rate == grid[0]:
+        return float(f"{grid[0] * grid[0] / grid[1]:.1e}")
+    return float(f"{grid[-1] * grid[-1] / grid[-2]:.1e}")
+
+
+def _score(recipe: Recipe, rate: float, images: int | None, folder: Path, progress: bool) -> Scores:
+    import json
+
+    data = recipe.model_dump(mode="json")
+    data["optimiser"]["lr"] = rate
+    data["evaluate"] = None
+    data["validation"]["every"] = "never"
+    data["select"] = "last"
+    if images is not None:
+        data["source"]["limit"] = images
+    one = parse_recipe(data)
+    run = harden(one, folder / f"lr-{rate:.3g}", progress=progress)
+    kept = run.folder / "scores.json"
+    if kept.is_file():
+        return Scores(**json.loads(kept.read_text("utf-8")))
+    clip = load_clip(run.spec)
+    scores = validate(one, clip, open_source(one), None)
+    write_json(
+        kept,
+        {
+            "ids": scores.ids,
+            "clean_correct": scores.clean_correct,
+            "robust_correct": scores.robust_correct,
+            "true_probability": scores.true_probability,
+        },
+    )
+    return scores

@@ -1,0 +1,98 @@
+"""Facts of data/pickles.py, on small batches of CIFAR-10's true form."""
+
+import hashlib
+import pickle
+
+import numpy as np
+import pytest
+import torchvision
+
+from zsrobust.data import batches, open_set
+from zsrobust.errors import UserError
+from zsrobust.hashing import image_hash
+
+NAMES = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
+
+
+@pytest.fixture
+def cifar(tmp_path, monkeypatch):
+    """Write batches of ten images, and make their checksums the published ones."""
+    folder = tmp_path / "cifar10/cifar-10-batches-py"
+    folder.mkdir(parents=True)
+
+    def write(name, content):
+        data = pickle.dumps(content, protocol=2)
+        (folder / name).write_bytes(data)
+        return hashlib.md5(data, usedforsecurity=False).hexdigest()
+
+    lists = {"train_list": [], "test_list": []}
+    for number, name in enumerate([*(f"data_batch_{k}" for k in range(1, 6)), "test_batch"]):
+        rows = np.random.default_rng(number).integers(0, 256, (10, 3072), dtype=np.uint8)
+        content = {
+            b"batch_label": name.encode(),
+            b"labels": [(3 * k + number) % 10 for k in range(10)],
+            b"data": rows,
+            b"filenames": [f"{k}.png".encode() for k in range(10)],
+        }
+        which = "test_list" if name == "test_batch" else "train_list"
+        lists[which].append([name, write(name, content)])
+    meta = {b"num_cases_per_batch": 10, b"label_names": [n.encode() for n in NAMES]}
+    checksum = write("batches.meta", meta)
+    for which, value in lists.items():
+        monkeypatch.setattr(torchvision.datasets.CIFAR10, which, value)
+    monkeypatch.setattr(
+        torchvision.datasets.CIFAR10,
+        "meta",
+        {"filename": "batches.meta", "key": "label_names", "md5": checksum},
+    )
+    monkeypatch.setenv("ZSROBUST_DATA", str(tmp_path))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return folder
+
+
+def test_cifar_is_read_from_its_batches(cifar):
+    """Ids count within the split, stored bytes are the RGB pixels row by row, labels the batch's."""
+    opened = open_set("cifar10")
+    assert (opened.name, opened.split, opened.resolution) == ("cifar10", "test", "native")
+    assert opened.native_size == 32
+    assert opened.ids[:2] == ["test/00000", "test/00001"]
+    assert opened.labels == [(3 * k + 5) % 10 for k in range(10)]
+    assert opened.classnames == NAMES
+    rows = np.random.default_rng(5).integers(0, 256, (10, 3072), dtype=np.uint8)
+    pixels = rows[3].reshape(3, 32, 32)
+    assert opened.stored(3) == pixels.transpose(1, 2, 0).tobytes()
+    batch = next(batches(opened, [3], None, 1))
+    assert np.array_equal(batch.images[0].numpy(), pixels)
+    assert batch.hashes == [image_hash(opened.stored(3))]
+    train = open_set("cifar10", "train")
+    assert len(train) == 50
+    assert train.ids[-1] == "train/00049"
+    assert opened.check() == ["10 images, the card says 10000 for split 'test'."]
+
+
+def test_cifar_in_the_cache_is_found(cifar, tmp_path):
+    """Without a data folder the user's cache is looked into."""
+    cifar.parent.rename(tmp_path / "moved")
+    (tmp_path / "cache/zsrobust").mkdir(parents=True)
+    (tmp_path / "moved").rename(tmp_path / "cache/zsrobust/cifar10")
+    assert len(open_set("cifar10")) == 10
+
+
+def test_changed_batches_are_refused(cifar):
+    """A batch with another checksum is not unpickled."""
+    (cifar / "test_batch").write_bytes(b"other")
+    with pytest.raises(UserError, match="not the published batches") as caught:
+        open_set("cifar10")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_missing_set_says_how_to_bring_it(tmp_path, monkeypatch):
+    """No source found: the card's own words, in one line."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    with pytest.raises(
+        UserError, match=r"ZSROBUST_DATA is not set.*cifar-10-python.tar.gz"
+    ) as caught:
+        open_set("cifar10")
+    assert "\n" not in str(caught.value)
