@@ -26,7 +26,7 @@ class UserError(ZsRobustError, ValueError):
     exit_code = 2
 
 
-class EnvironmentFault(ZsRobustError, RuntimeError):  # noqa: N818 - the fault lies outside, it is no "Error" of ours
+class EnvironmentFault(ZsRobustError, RuntimeError):
     """The machine failed: full disk, missing permission, a lock held by another process."""
 
     exit_code = 1

@@ -35,7 +35,7 @@ def machine_faults(path: Path) -> Iterator[None]:
         raise EnvironmentFault(f"cannot write {path}: {cause}; {mend}.") from error
 
 
-def write_atomically(path: Path, write: Callable[[BinaryIO], None]) -> None:
+def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
     """Write a whole file at `path`, or leave what was there.
 
     Args:
@@ -66,7 +66,7 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], None]) -> None:
 
 def write_text(path: Path, text: str) -> None:
     """Write UTF-8 text atomically."""
-    write_atomically(path, lambda stream: stream.write(text.encode("utf-8")) and None)
+    write_atomically(path, lambda stream: stream.write(text.encode("utf-8")))
 
 
 def write_json(path: Path, value: Any) -> None:

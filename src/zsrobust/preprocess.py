@@ -74,7 +74,10 @@ class Preprocess:
         )
         # What follows the crop (conversion, tensor, normalisation) belongs to other places here.
         after = {"MaybeConvertMode", "MaybeToTensor", "Normalize"}
-        return Compose([step for step in whole.transforms if type(step).__name__ not in after])
+        kept: Callable[[Image], Image] = Compose(
+            [step for step in whole.transforms if type(step).__name__ not in after]
+        )
+        return kept
 
     def normalise(self, images: Tensor) -> Tensor:
         """Return (images - mean) / std for images (N, 3, H, W) in [0, 1]."""
@@ -110,7 +113,13 @@ def decode(stored: bytes, what: str = "image") -> Image:
         with Image.open(io.BytesIO(stored)) as opened:
             opened.load()
             picture = ImageOps.exif_transpose(opened)
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except (
+        UnidentifiedImageError,
+        OSError,
+        SyntaxError,
+        ValueError,
+        Image.DecompressionBombError,
+    ) as error:
         raise UserError(
             f"{what}: not a readable picture ({error}); replace the file or take it out of the set."
         ) from error
@@ -126,7 +135,9 @@ def to_uint8(picture: Image) -> Tensor:
     """Return an RGB picture as a (3, H, W) uint8 tensor."""
     import torch
 
-    return torch.from_numpy(np.asarray(picture, dtype=np.uint8).copy()).permute(2, 0, 1).contiguous()
+    return (
+        torch.from_numpy(np.asarray(picture, dtype=np.uint8).copy()).permute(2, 0, 1).contiguous()
+    )
 
 
 def to_unit(pixels: Tensor) -> Tensor:

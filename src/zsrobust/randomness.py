@@ -112,4 +112,5 @@ def ball_start(key: Tensor, draw: Tensor, images: Tensor, norm: str, eps: float)
     length = direction.flatten(1).norm(dim=1).clamp_min(1e-30)
     # A draw number of its own: the direction used up this one.
     radius = uniform(key ^ 1, draw, (1,)).to(images.dtype)[:, 0] * eps
-    return direction * (radius / length).reshape(-1, *[1] * len(shape))
+    start: Tensor = direction * (radius / length).reshape(-1, *[1] * len(shape))
+    return start

@@ -43,17 +43,17 @@ def write_tar():
 def wds(tmp_path):
     """Return a function that writes a set in the layout of CLIP benchmark and gives its root."""
 
-    def make(labels=(0, 1, 0, 1), shards=2, split="test", name="pets", ending="png", key="s{:07d}"):
+    def make(labels=(0, 1, 0, 1), *, shards=2, name="pets", ending="png"):
         root = tmp_path / name
         bounds = np.array_split(np.arange(len(labels)), shards)
         for shard, numbers in enumerate(bounds):
             members = []
             for number in numbers:
-                stem = key.format(number)
+                stem = f"s{number:07d}"
                 members.append((f"{stem}.{ending}", _encoded(number, ending)))
                 members.append((f"{stem}.cls", str(labels[number]).encode()))
-            _write_tar(root / split / f"{shard}.tar", members)
-        (root / split / "nshards.txt").write_text(str(shards))
+            _write_tar(root / "test" / f"{shard}.tar", members)
+        (root / "test" / "nshards.txt").write_text(str(shards))
         (root / "classnames.txt").write_text("cat\ndog\n")
         return root
 

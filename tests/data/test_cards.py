@@ -13,7 +13,7 @@ from zsrobust.errors import UserError
 
 @pytest.mark.parametrize("name", card_names())
 def test_every_card_is_whole(name):
-    """It parses, states the hash rule, holds no path of a machine, and says how to bring the set."""
+    """It parses, states the hash rule, holds no machine's path, and says how to bring the set."""
     card = load_card(name)
     assert card.name == name
     assert card.hash_rule == HASH_RULE

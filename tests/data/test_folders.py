@@ -28,7 +28,7 @@ def test_class_folders_give_labels_by_sorted_name(tmp_path, encoded):
     (tmp_path / "zoo/classnames.txt").write_text("seal\nanteater\n")
     assert open_set(f"folder:{tmp_path / 'zoo'}").classnames == ["seal", "anteater"]
     (tmp_path / "zoo/classnames.txt").write_text("seal\n")
-    with pytest.raises(UserError, match="has 1 names, but .* has 2 class folders"):
+    with pytest.raises(UserError, match=r"has 1 names, but .* has 2 class folders"):
         open_set(f"folder:{tmp_path / 'zoo'}")
 
 
@@ -40,7 +40,7 @@ def test_split_folders(tmp_path, encoded):
     opened = open_set(f"folder:{root}", "train")
     assert (opened.name, opened.split, opened.ids) == ("zoo", "train", ["cat/1.jpg", "dog/2.jpg"])
     assert opened.classnames == ["a cat", "a dog"]
-    with pytest.raises(UserError, match="unknown split of .*'test'.*allowed: train, val"):
+    with pytest.raises(UserError, match=r"unknown split of .*'test'.*allowed: train, val"):
         open_set(f"folder:{root}")
     _write(tmp_path / "plain", ["cat/1.jpg", "dog/2.jpg"], encoded)
     with pytest.raises(UserError, match="has no splits, but split 'train'"):

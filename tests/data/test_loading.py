@@ -1,6 +1,7 @@
 """Facts of data/loading.py."""
 
 import io
+import re
 import tracemalloc
 
 import numpy as np
@@ -69,11 +70,12 @@ def test_an_error_in_a_worker_is_one_line(write_tar, encoded, tmp_path):
     opened = open_set(f"wds:{tmp_path / 's'}")
     texts = []
     for workers in (0, 1):
-        with pytest.raises(UserError, match="^s, b: not a readable picture") as caught:
+        with pytest.raises(UserError, match=r"^s, b: not a readable picture") as caught:
             list(batches(opened, [0, 1], None, 1, workers))
         texts.append(str(caught.value))
-    assert texts[0] == texts[1]
-    assert "\n" not in texts[0]
+    # Pillow's own words hold the address of a buffer.
+    assert len({re.sub("0x[0-9a-f]+", "", text) for text in texts}) == 1
+    assert not any("\n" in text for text in texts)
 
 
 def test_index_lists_are_taken_as_they_are_needed(pets):

@@ -1,5 +1,7 @@
 """Facts of data/pack.py."""
 
+import os
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -79,12 +81,12 @@ def test_arrays_and_other_formats_become_png(tmp_path):
     assert np.array_equal(np.asarray(again.picture(0)), pixels[0])
     (tmp_path / "bmp").mkdir()
     Image.fromarray(pixels[1]).save(tmp_path / "bmp/a.bmp")
-    bare = open_set(f"wds:{pack(open_set(f'folder:{tmp_path / "bmp"}'), tmp_path / 'out2')}")
+    bare = open_set(f"wds:{pack(open_set('folder:' + str(tmp_path / 'bmp')), tmp_path / 'out2')}")
     assert np.array_equal(np.asarray(bare.picture(0)), pixels[1])
 
 
 def test_nothing_is_overwritten_and_nothing_half_written(pets, tmp_path, monkeypatch):
-    """A non-empty folder is refused; an error in the middle leaves no trace; an empty one is taken."""
+    """A full folder is refused, an empty one taken; an error in the middle leaves no trace."""
     out = tmp_path / "out"
     out.mkdir()
     (out / "mine.txt").write_text("kept")
@@ -97,7 +99,7 @@ def test_nothing_is_overwritten_and_nothing_half_written(pets, tmp_path, monkeyp
         raise OSError(28, "No space left on device")
 
     before = sorted(tmp_path.iterdir())
-    monkeypatch.setattr("zsrobust.data.pack.os.fsync", full)
+    monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(EnvironmentFault, match="No space left on device; free some space"):
         pack(pets, tmp_path / "second")
     assert sorted(tmp_path.iterdir()) == before

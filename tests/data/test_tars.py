@@ -109,14 +109,14 @@ def test_a_sample_that_breaks_the_layout_is_named(case, write_tar, tmp_path):
 
 
 def test_every_cut_of_a_tar_is_seen(wds):
-    """Wherever a tar is cut off before its end mark, opening it fails; never is it a smaller set."""
+    """Wherever a tar is cut off before its end mark, it is refused: never is it a smaller set."""
     root = wds(shards=1)
     shard = root / "test/0.tar"
     whole = shard.read_bytes()
     end = len(whole.rstrip(b"\0")) // 512 * 512 + 512  # the last block with content
     for cut in range(0, end + 1, 256):
         shard.write_bytes(whole[:cut])
-        with pytest.raises(UserError, match="0.tar: damaged or cut off"):
+        with pytest.raises(UserError, match=r"0.tar: damaged or cut off"):
             open_set(f"wds:{root}")
 
 
@@ -145,7 +145,7 @@ def test_a_file_that_shrinks_after_opening_is_an_error(wds):
 def test_missing_shards_and_splits_are_named(wds, tmp_path):
     """nshards.txt must agree; an unknown split names the ones that exist."""
     root = wds()
-    with pytest.raises(UserError, match="unknown split of .*'tset': did you mean 'test'"):
+    with pytest.raises(UserError, match=r"unknown split of .*'tset': did you mean 'test'"):
         open_set(f"wds:{root}", "tset")
     (root / "test/1.tar").unlink()
     with pytest.raises(UserError, match="says '2', but 1 tars"):
@@ -173,7 +173,7 @@ def test_a_corrupt_picture_is_named(write_tar, tmp_path):
     write_tar(tmp_path / "s/test/0.tar", [("a.png", b"no picture"), ("a.txt", b"a cat")])
     opened = open_set(f"wds:{tmp_path / 's'}")
     assert image_hash(opened.stored(0))
-    with pytest.raises(UserError, match="^s, a: not a readable picture"):
+    with pytest.raises(UserError, match=r"^s, a: not a readable picture"):
         opened.picture(0)
 
 

@@ -64,14 +64,6 @@ TOWERS: dict[str, dict[str, Any]] = {
         "text_cfg": {**TEXT, "no_causal_mask": True, "proj_bias": True, "pool_type": "last"},
     },
 }
-MakeFolder = Callable[..., Path]
-
-
-def open_clip_of(folder: Path) -> torch.nn.Module:
-    """Load a folder with plain open_clip."""
-    import open_clip
-
-    return open_clip.create_model(f"local-dir:{folder}").eval()
 
 
 @pytest.fixture(scope="session")
@@ -137,16 +129,12 @@ def images() -> torch.Tensor:
     return torch.rand(2, 3, 32, 32, generator=generator)
 
 
-def unchanged_config(folder: Path) -> dict[str, Any]:
-    return json.loads((folder / "open_clip_config.json").read_text())
-
-
 @pytest.fixture
 def change_config() -> Callable[[Path, Callable[[dict[str, Any]], None]], None]:
     """Change a folder's config in place."""
 
     def change(folder: Path, how: Callable[[dict[str, Any]], None]) -> None:
-        config = unchanged_config(folder)
+        config = json.loads((folder / "open_clip_config.json").read_text())
         how(config)
         (folder / "open_clip_config.json").write_text(json.dumps(config))
 

@@ -35,9 +35,7 @@ def refused(spec: str, kind: type[Exception] = UserError) -> str:
 
 
 @pytest.mark.parametrize("tower", TOWERS)
-def test_tower_loads_frozen_in_float32_and_eval_mode(
-    tower: str, folders: dict[str, Path]
-) -> None:
+def test_tower_loads_frozen_in_float32_and_eval_mode(tower: str, folders: dict[str, Path]) -> None:
     clip = load_clip(f"local-dir:{folders[tower]}")
     assert not any(module.training for module in clip.model.modules())
     assert not any(p.requires_grad for p in clip.model.parameters())
@@ -274,14 +272,22 @@ def test_known_hub_model_of_another_form_is_refused_before_any_download(
     assert asked == []
 
 
-def test_builtin_model_takes_its_tags_image_rule(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_builtin_model_takes_its_tags_image_rule(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     """Built with a small architecture under open_clip's own tables, so that nothing is fetched."""
     import open_clip
     from open_clip import factory, pretrained
 
     cfg = {
         "embed_dim": 16,
-        "vision_cfg": {"image_size": 32, "layers": 1, "width": 32, "patch_size": 16, "head_width": 16},
+        "vision_cfg": {
+            "image_size": 32,
+            "layers": 1,
+            "width": 32,
+            "patch_size": 16,
+            "head_width": 16,
+        },
         "text_cfg": {"context_length": 12, "width": 16, "heads": 2, "layers": 1},
     }
     tag = {"url": "", "hf_hub": "x/y/", "mean": (0.1, 0.2, 0.3), "std": (0.5, 0.6, 0.7)}
@@ -294,16 +300,11 @@ def test_builtin_model_takes_its_tags_image_rule(monkeypatch: pytest.MonkeyPatch
 
     def download(repo_id: str, filename: str, **_: Any) -> str:
         assert repo_id == "x/y"
-        path = Path(os.environ["PYTEST_SMALL"]) / filename
-        save_file(model.state_dict(), path)
-        return str(path)
+        save_file(model.state_dict(), tmp_path / filename)
+        return str(tmp_path / filename)
 
-    import tempfile
-
-    with tempfile.TemporaryDirectory() as folder:
-        monkeypatch.setenv("PYTEST_SMALL", folder)
-        monkeypatch.setattr("open_clip.pretrained.hf_hub_download", download)
-        clip = load_clip("Small:here")
+    monkeypatch.setattr("open_clip.pretrained.hf_hub_download", download)
+    clip = load_clip("Small:here")
     assert clip.preprocess.mean == (0.1, 0.2, 0.3)
     assert (clip.preprocess.interpolation, clip.preprocess.resize_mode) == ("bilinear", "squash")
     assert torch.equal(clip.model.visual.conv1.weight, model.visual.conv1.weight)

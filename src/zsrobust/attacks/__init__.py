@@ -29,9 +29,7 @@ def _pgd(threat: Threat, number: str | None, name: str, options: dict[str, Any])
 def _cw_margin(threat: Threat, number: str | None, name: str, options: dict[str, Any]) -> Pgd:
     from zsrobust.attacks.pgd import Pgd
 
-    return Pgd(
-        threat=threat, steps=_steps(name, number), loss_name="margin", name=name, **options
-    )
+    return Pgd(threat=threat, steps=_steps(name, number), loss_name="margin", name=name, **options)
 
 
 def _pgd_paper(threat: Threat, number: str | None, name: str, options: dict[str, Any]) -> Pgd:
@@ -124,7 +122,9 @@ def plan(text: str, threat: Threat) -> Plan:
         try:
             options[option] = _OPTIONS[option](value)
         except (ValueError, KeyError) as error:
-            raise UserError(f"attack {text!r}: {option}={value!r} is not a value it takes.") from error
+            raise UserError(
+                f"attack {text!r}: {option}={value!r} is not a value it takes."
+            ) from error
     judge = options.pop("judge", "last" if stem == "pgd-paper" else "every")
     if judge not in ("every", "last", "none"):
         raise unknown_name("judge", judge, ["every", "last", "none"])

@@ -96,7 +96,9 @@ class Groups:
     """(G,) int64, the first class of each group."""
 
     @classmethod
-    def of(cls, groups: Tensor | Sequence[int] | None, classes: int, device: torch.device) -> Groups:
+    def of(
+        cls, groups: Tensor | Sequence[int] | None, classes: int, device: torch.device
+    ) -> Groups:
         """Number the groups 0..G-1 by first appearance; None makes each class its own group.
 
         Raises:
@@ -135,7 +137,9 @@ class Judgement(NamedTuple):
     """(N,) group margin, true minus largest other."""
 
 
-def judge_logits(logits: Tensor, labels: Tensor, groups: Groups, duplicates: Duplicates) -> Judgement:
+def judge_logits(
+    logits: Tensor, labels: Tensor, groups: Groups, duplicates: Duplicates
+) -> Judgement:
     """Score full logits (N, K) against class labels (N,).
 
     merge: any class of the true text group is right. keep: the argmax over all K logits must be the label
@@ -143,9 +147,7 @@ def judge_logits(logits: Tensor, labels: Tensor, groups: Groups, duplicates: Dup
     """
     group = groups.of_class[labels]
     reduced = groups.reduce(logits)
-    right = (
-        reduced.argmax(1) == group if duplicates == "merge" else logits.argmax(1) == labels
-    )
+    right = reduced.argmax(1) == group if duplicates == "merge" else logits.argmax(1) == labels
     return Judgement(right, losses.margin(reduced, group))
 
 
@@ -256,7 +258,7 @@ def attack_chunks(
                 yield from queue.mistakes
                 queue.mistakes = []
                 if fresh:
-                    state, own = _enter(attack, queue, fresh, seed, device, state, own)
+                    state, own = _enter(attack, queue, fresh, seed, device, state, own, keep_images)
                     outcomes.extend(outcome for outcome, *_ in fresh)
                 if not outcomes:
                     return
@@ -284,6 +286,7 @@ def _enter(
     device: torch.device,
     state: State,
     own: State,
+    keep_images: bool,
 ) -> tuple[State, State]:
     """Give fresh samples their slots, behind the occupied ones."""
     groups = queue.groups
@@ -304,6 +307,8 @@ def _enter(
         "margin": margins,
         "distance": torch.zeros(len(fresh), dtype=torch.float64, device=device),
     }
+    if keep_images:
+        mine["query"] = images
     if not state:
         return entering, mine
     return (

@@ -25,7 +25,9 @@ State = dict[str, "Tensor"]
 LossName = Literal["cross-entropy", "margin"]
 
 
-def ascend(images: Tensor, gradient: Tensor, clean: Tensor, threat: Threat, step_size: float) -> Tensor:
+def ascend(
+    images: Tensor, gradient: Tensor, clean: Tensor, threat: Threat, step_size: float
+) -> Tensor:
     """Return one step of steepest ascent from `images`, projected onto ball and box."""
     return threat.project(images + step_size * threat.steepest(gradient), clean)
 

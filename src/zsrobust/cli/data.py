@@ -11,7 +11,9 @@ from zsrobust.cli.output import print_json, say
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode=None)
 
-SetArgument = Annotated[str, typer.Argument(help="A card's name, wds:DIR, folder:DIR, hf-hub:REPO.")]
+SetArgument = Annotated[
+    str, typer.Argument(help="A card's name, wds:DIR, folder:DIR, hf-hub:REPO.")
+]
 SplitOption = Annotated[str | None, typer.Option(help="Split. [the card's, else test]")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print as JSON.")]
 

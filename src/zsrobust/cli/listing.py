@@ -37,9 +37,7 @@ def _rows(what: str) -> list[tuple[str, str]]:
     if what == "attacks":
         from zsrobust.attacks import ATTACKS
 
-        return [
-            (about.split(":")[0], about.split(": ", 1)[1]) for _, about in ATTACKS.values()
-        ]
+        return [(about.split(":")[0], about.split(": ", 1)[1]) for _, about in ATTACKS.values()]
     if what == "objectives":
         from zsrobust.objectives import OBJECTIVES
 
@@ -47,7 +45,7 @@ def _rows(what: str) -> list[tuple[str, str]]:
     if what == "adaptations":
         from zsrobust.adaptations import ADAPTATIONS
 
-        return [(n, (kind.__doc__ or '').splitlines()[0]) for n, kind in ADAPTATIONS.items()]
+        return [(n, (kind.__doc__ or "").splitlines()[0]) for n, kind in ADAPTATIONS.items()]
     if what == "recipes":
         from zsrobust.training.recipe import load_recipe, recipe_names
 

@@ -1,4 +1,4 @@
-"""Cards: one YAML file for one image set: what it is, what its classes are called, where it may lie.
+"""Cards: one YAML file for one image set: what it is, what its classes are, where it may lie.
 
 A card holds no path of any machine: a place is relative to the folder that ZSROBUST_DATA names, or
 is a repository of the Hugging Face hub. `open_set` in `sets.py` tries a card's sources in turn.

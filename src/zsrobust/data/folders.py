@@ -16,10 +16,10 @@ _USUAL_SPLITS = frozenset({"train", "training", "val", "valid", "validation", "t
 def open_folder(folder: Path, split: str | None) -> Opened:
     """Open a folder of pictures.
 
-    Labels are the sorted names of the class folders; class names are those of classnames.txt beside
-    them or above, else the folder names in lower case with _ and - as spaces. A folder with pictures
-    and no sub-folders has no labels. Ids are paths relative to the folder that holds the class
-    folders (or the bare pictures), with / on every machine.
+    Labels are the sorted names of the class folders. Class names are those of a classnames.txt
+    beside them or above, else the folder names in lower case with _ and - as spaces. A folder with
+    pictures and no sub-folders has no labels. Ids are paths relative to the folder that holds the
+    class folders (or the bare pictures), with / on every machine.
 
     Args:
         folder: DIR/SPLIT/class/*.jpg, DIR/class/*.jpg or DIR/*.jpg.
@@ -112,7 +112,7 @@ def _sorted_by_solution(root: Path, folder: Path) -> dict[str, list[Path]]:
     solution = next((path for path in found if path.is_file()), None)
     if solution is None:
         raise UserError(
-            f"{folder}: the images lie flat, so their classes are unknown; put LOC_val_solution.csv "
+            f"{folder}: the images lie flat, their classes are unknown; put LOC_val_solution.csv "
             f"into {root}, or sort them into WNID folders (torchvision.datasets.ImageNet does it "
             "from the official tars)."
         )

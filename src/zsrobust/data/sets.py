@@ -282,8 +282,8 @@ def load_suite(name_or_list: str) -> Suite:
     specs = [spec.strip() for spec in name_or_list.split(",") if spec.strip()]
     if not specs:
         raise UserError(
-            f"sets {name_or_list!r}: empty; give a suite ({', '.join(suites)}), or sets with commas "
-            "between."
+            f"sets {name_or_list!r}: empty; give a suite ({', '.join(suites)}), or sets with "
+            "commas between."
         )
     sets: list[str] = []
     for spec in specs:

@@ -242,7 +242,7 @@ def _measure(
 
     plans: dict[tuple[float, str], Plan] = {}
     for radius in request.eps if request.attacks else []:
-        threat = Threat(request.norm, radius, resolution)  # type: ignore[arg-type]
+        threat = Threat(request.norm, radius, resolution)
         for name in request.attacks:
             plans[radius, name] = attack_table.plan(name, threat)
 
@@ -337,21 +337,21 @@ def _measure(
             bar()
         cell.end()
 
-    clean_records = [clean_cell.records[i] for i in ids]
-    for radius in request.eps if request.attacks else [None]:
-        yield {
-            "eps": radius,
-            "resolution": resolution,
-            "classes": len(classifier.anchors),
-            "templates": list(templates),
-            "ids": ids,
-            "clean": [record.clean for record in clean_records],
-            "robust": {
-                name: [cells[radius, name].records[i].robust for i in ids]
-                for name in request.attacks
-                if radius is not None
-            },
+    clean = [clean_cell.records[i].clean for i in ids]
+    common = {
+        "resolution": resolution,
+        "classes": len(classifier.anchors),
+        "templates": list(templates),
+        "ids": ids,
+        "clean": clean,
+    }
+    if not plans:
+        yield {**common, "eps": None, "robust": {}}
+    for radius in request.eps if plans else []:
+        robust = {
+            name: [cells[radius, name].records[i].robust for i in ids] for name in request.attacks
         }
+        yield {**common, "eps": radius, "robust": robust}
 
 
 def _clean_pass(

@@ -70,9 +70,7 @@ def mean_over_sets(sets: Sequence[Values], seed: int = 0) -> Interval:
     return _percentiles(value, np.asarray(draws), sum(len(values) for values in sets))
 
 
-def paired_difference(
-    first: Sequence[Values], second: Sequence[Values], seed: int = 0
-) -> Interval:
+def paired_difference(first: Sequence[Values], second: Sequence[Values], seed: int = 0) -> Interval:
     """Return mean(second) - mean(first) over sets, by paired bootstrap over the same samples.
 
     Args:

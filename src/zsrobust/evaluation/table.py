@@ -162,9 +162,7 @@ class EvaluationTable:
                             },
                             "per_set": {
                                 row.image_set: {
-                                    c: self.set_difference(
-                                        base, model, eps, row.image_set, c
-                                    ).row()
+                                    c: self.set_difference(base, model, eps, row.image_set, c).row()
                                     for c in columns
                                 }
                                 for row in rows

@@ -19,7 +19,7 @@ from torch.nn import functional
 
 from zsrobust.errors import UserError, unknown_name
 from zsrobust.hashing import sha256_json, sha256_tensors
-from zsrobust.models.weights import read_file, tensor_table, write_bytes, write_bytes
+from zsrobust.models.weights import read_file, tensor_table, write_bytes
 from zsrobust.preprocess import Preprocess
 
 if TYPE_CHECKING:
@@ -181,7 +181,7 @@ class ZeroShotClassifier(nn.Module):
     anchors: Tensor
     groups: Tensor
 
-    def __init__(  # noqa: PLR0917 - what a classifier is, then what it is called
+    def __init__(
         self,
         encoder: nn.Module,
         anchors: Tensor,

@@ -445,13 +445,6 @@ def _root(error: BaseException) -> BaseException:
     return error
 
 
-def _root(error: BaseException) -> BaseException:
-    """Return what started a chain of errors: "name resolution failed", not "file not found"."""
-    while error.__cause__ or error.__context__:
-        error = cast(BaseException, error.__cause__ or error.__context__)
-    return error
-
-
 def _device(device: str | torch.device) -> torch.device:
     try:
         wanted = torch.device(device)

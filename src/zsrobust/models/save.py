@@ -19,7 +19,6 @@ from zsrobust.files import machine_faults, write_atomically, write_json
 from zsrobust.models.load import ADAPTATION_FORMAT, ADAPTATION_NAME, WEIGHT_NAMES, Clip, load_clip
 from zsrobust.models.spec import CONFIG_NAME
 from zsrobust.models.weights import write_bytes
-from zsrobust.models.weights import write_bytes
 
 if TYPE_CHECKING:
     from zsrobust.models.spec import ModelSpec

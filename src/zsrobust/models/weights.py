@@ -7,6 +7,7 @@ TeCoA authors' files do (`best_acc1`); any other global is refused by its name.
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, cast
@@ -16,7 +17,6 @@ import torch
 from torch import Tensor, nn
 
 from zsrobust.errors import EnvironmentFault, UserError
-from zsrobust.files import write_atomically
 from zsrobust.files import write_atomically
 
 # Buffers that some releases wrote and others rebuild: a mask, position ids, OpenAI's three sizes.
@@ -65,7 +65,8 @@ def _read_pickle(path: Path) -> Any:
     # Numpy renamed the module in 2.0: files carry either name.
     harmless += [(scalar, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")]
     try:
-        with torch.serialization.safe_globals(harmless):
+        with torch.serialization.safe_globals(harmless), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what is to be said is said below
             return torch.load(path, map_location="cpu", weights_only=True)
     except MemoryError:
         raise
@@ -155,24 +156,6 @@ def unreadable(path: Path, error: OSError) -> EnvironmentFault:
     return EnvironmentFault(
         f"cannot read {path}: {error.strerror or error}; mend it and try again."
     )
-
-
-def write_bytes(path: Path, content: bytes) -> None:
-    """Write a whole file atomically.
-
-    Raises:
-        EnvironmentFault: if the disk is full or the folder cannot be written.
-    """
-
-    def write(stream: BinaryIO) -> None:
-        stream.write(content)
-
-    write_atomically(path, write)
-
-
-def unreadable(path: Path, error: OSError) -> EnvironmentFault:
-    """Return the error for a file that is there and cannot be read."""
-    return EnvironmentFault(f"cannot read {path}: {error.strerror or error}; mend it and try again.")
 
 
 def few(names: Sequence[str], count: int = 3) -> str:

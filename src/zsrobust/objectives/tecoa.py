@@ -120,9 +120,7 @@ class TecoaPairs(Objective):
             UserError: if samples carry no captions, or all texts of the batch are the same.
         """
         if batch.captions is None:
-            raise UserError(
-                "objective 'tecoa-pairs' needs captions; for class labels use 'tecoa'."
-            )
+            raise UserError("objective 'tecoa-pairs' needs captions; for class labels use 'tecoa'.")
         texts = self._gather(batch.captions)
         tokens = self._tokenise(texts)
         row_of: dict[tuple[int, ...], int] = {}

@@ -76,7 +76,9 @@ def load_checkpoint(
         )
     stored = state["parameters"]
     if set(stored) != set(parameters):
-        raise UserError(f"checkpoint {path} belongs to another model: its tensors have other names.")
+        raise UserError(
+            f"checkpoint {path} belongs to another model: its tensors have other names."
+        )
     with torch.no_grad():
         for name, tensor in stored.items():
             parameters[name].copy_(tensor)

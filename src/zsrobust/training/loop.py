@@ -18,7 +18,7 @@ from torch import Tensor
 
 from zsrobust import adaptations, data, randomness
 from zsrobust.errors import UserError
-from zsrobust.files import JsonLines, folder_lock
+from zsrobust.files import folder_lock
 from zsrobust.models import load_clip, save_hardened, text_anchors
 from zsrobust.objectives import objective_class
 from zsrobust.objectives.objective import Objective, TrainingBatch
@@ -206,7 +206,9 @@ def _train(recipe: Recipe, run: Run, fabric: Fabric, progress: bool) -> None:
 
     per_epoch = len(global_batches(recipe, source.ids, 0, fabric.world_size))
     if per_epoch == 0:
-        raise UserError(f"the source has {len(source.ids)} images, fewer than {fabric.world_size} ranks.")
+        raise UserError(
+            f"the source has {len(source.ids)} images, fewer than {fabric.world_size} ranks."
+        )
     total = per_epoch * recipe.epochs
     warmup = warmup_steps(recipe.schedule.warmup, total)
     settings = StepSettings(

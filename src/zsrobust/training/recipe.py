@@ -37,7 +37,7 @@ class Source(_Part):
     set: str
     """A set's spec: a card's name, wds:DIR, folder:DIR, hf-hub:REPO."""
     split: str = "train"
-    limit: int | None = Field(None, ge=1)
+    limit: int | None = Field(default=None, ge=1)
     """Use the first N of the set's fixed order; null is all."""
     templates: list[str] | None = None
     """Class templates with one {}; null takes the set's own, else "This is a photo of a {}"."""
@@ -49,7 +49,7 @@ class Validation(_Part):
     set: str | None = None
     """Null: the source set."""
     split: str = "val"
-    limit: int = Field(500, ge=1)
+    limit: int = Field(default=500, ge=1)
     attack: str = "pgd-10"
     every: Literal["epoch", "end", "never"] = "end"
 
@@ -66,18 +66,18 @@ class ThreatPart(_Part):
 class Adversary(_Part):
     """The training adversary: PGD, last iterate."""
 
-    steps: int = Field(2, ge=0)
+    steps: int = Field(default=2, ge=0)
     step_size: Eps | None = None
     """In [0, 1]-pixel units; null is eps."""
     start: Literal["uniform", "clean"] = "uniform"
-    momentum: float = Field(0.0, ge=0.0, lt=1.0)
+    momentum: float = Field(default=0.0, ge=0.0, lt=1.0)
 
 
 class ObjectivePart(_Part):
     """What is minimised."""
 
     name: str = "tecoa"
-    temperature: float | None = Field(None, gt=0)
+    temperature: float | None = Field(default=None, gt=0)
     """tau of the loss; null takes the model's own 1 / exp(logit_scale)."""
 
 
@@ -92,11 +92,11 @@ class Optimiser(_Part):
 
     name: Literal["sgd", "adamw"] = "adamw"
     lr: float = Field(gt=0)
-    momentum: float = Field(0.9, ge=0, lt=1)
+    momentum: float = Field(default=0.9, ge=0, lt=1)
     """Of SGD."""
     betas: tuple[float, float] = (0.9, 0.999)
     """Of AdamW."""
-    weight_decay: float = Field(0.0, ge=0)
+    weight_decay: float = Field(default=0.0, ge=0)
     """Not applied to biases, norms, class and position embeddings, prompts (traps 44)."""
 
 
@@ -104,7 +104,7 @@ class Schedule(_Part):
     """Warm-up, then cosine to zero or constant; counted in optimiser steps."""
 
     kind: Literal["cosine", "constant"] = "cosine"
-    warmup: float | int | None = Field(None, ge=0)
+    warmup: float | int | None = Field(default=None, ge=0)
     """Steps, a fraction of all steps if below 1, null is min(1000, 10%)."""
 
 
@@ -115,7 +115,7 @@ class EvaluatePart(_Part):
     attacks: list[str] = ["clean", "pgd-20", "cw-margin-20"]
     norm: Norm = "linf"
     eps: list[Eps]
-    limit: int | None = Field(None, ge=1)
+    limit: int | None = Field(default=None, ge=1)
     templates: list[str] | None = None
 
 
@@ -134,10 +134,10 @@ class Recipe(_Part):
     adversary: Adversary = Adversary()
     optimiser: Optimiser
     schedule: Schedule = Schedule()
-    epochs: int = Field(1, ge=1)
-    batch: int = Field(64, ge=1)
+    epochs: int = Field(default=1, ge=1)
+    batch: int = Field(default=64, ge=1)
     """Samples of one optimiser step, over all ranks."""
-    micro_batch: int | None = Field(None, ge=1)
+    micro_batch: int | None = Field(default=None, ge=1)
     """Samples of one backward, on one rank; null is no gradient accumulation."""
     precision: Literal["fp32", "bf16", "fp64"] = "fp32"
     """bf16 autocasts the encoder alone; fp64 is for checks."""
@@ -147,12 +147,12 @@ class Recipe(_Part):
 
     # What follows moves no weight beyond rounding: a run may be resumed with other values.
     device: str = "auto"
-    devices: int = Field(1, ge=1)
+    devices: int = Field(default=1, ge=1)
     workers: int | Literal["auto"] = "auto"
     """Loading processes; auto is 0 on a CPU, else 8."""
-    threads: int | None = Field(None, ge=1)
+    threads: int | None = Field(default=None, ge=1)
     """CPU threads of torch; null leaves them. Bit-identical resumption needs the same number."""
-    checkpoint_every: int = Field(100, ge=1)
+    checkpoint_every: int = Field(default=100, ge=1)
     """Optimiser steps between checkpoints."""
     evaluate: EvaluatePart | None = None
 
@@ -163,12 +163,12 @@ class Recipe(_Part):
             raise unknown_name("objective", self.objective.name, OBJECTIVES)
         if self.adaptation.name not in ADAPTATIONS:
             raise unknown_name("adaptation", self.adaptation.name, ADAPTATIONS)
-        if self.micro_batch is not None and self.micro_batch < self.batch:
-            if objective_class(self.objective.name).couples_batch:
-                raise UserError(
-                    f"objective {self.objective.name!r} couples the samples of a batch: it cannot be "
-                    "accumulated; leave micro_batch out, or lower batch."
-                )
+        accumulates = self.micro_batch is not None and self.micro_batch < self.batch
+        if accumulates and objective_class(self.objective.name).couples_batch:
+            raise UserError(
+                f"objective {self.objective.name!r} couples the samples of a batch: it cannot be "
+                "accumulated; leave micro_batch out, or lower batch."
+            )
         if self.select == "best" and (self.validation is None or self.validation.every != "epoch"):
             raise UserError("select: best needs validation with every: epoch.")
         return self
@@ -250,7 +250,9 @@ def parse_recipe(data: dict[str, Any], what: str = "recipe") -> Recipe:
     try:
         return Recipe.model_validate(data)
     except ValidationError as error:
-        raise UserError(f"recipe {what}: {'; '.join(_words(e) for e in error.errors())}.") from error
+        raise UserError(
+            f"recipe {what}: {'; '.join(_words(e) for e in error.errors())}."
+        ) from error
 
 
 def _words(error: Any) -> str:
@@ -273,7 +275,9 @@ def _words(error: Any) -> str:
 def _override(data: dict[str, Any], override: str) -> None:
     key, equals, value = override.partition("=")
     if not equals or not key:
-        raise UserError(f"{override!r} is no override; write key=value, for instance optimiser.lr=1e-4.")
+        raise UserError(
+            f"{override!r} is no override; write key=value, for instance optimiser.lr=1e-4."
+        )
     *path, last = key.split(".")
     part = data
     for name in path:

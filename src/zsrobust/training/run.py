@@ -1,9 +1,9 @@
 """A run: the folder of one hardening.
 
-    recipe.json      the recipe as resolved; a run resumes only under the same determining keys
-    log.jsonl        one line a step (loss, rate), an epoch (validation), a start (machine)
-    checkpoint.pt    the newest checkpoint, removed when the run is complete
-    model/           what run:DIR reads; exists exactly if the run is complete
+recipe.json      the recipe as resolved; a run resumes only under the same determining keys
+log.jsonl        one line a step (loss, rate), an epoch (validation), a start (machine)
+checkpoint.pt    the newest checkpoint, removed when the run is complete
+model/           what run:DIR reads; exists exactly if the run is complete
 """
 
 from __future__ import annotations

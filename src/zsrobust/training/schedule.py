@@ -5,7 +5,9 @@ from __future__ import annotations
 import math
 
 
-def learning_rate(step: int, *, base: float, warmup: int, total: int, kind: str = "cosine") -> float:
+def learning_rate(
+    step: int, *, base: float, warmup: int, total: int, kind: str = "cosine"
+) -> float:
     """Return the rate of optimiser step `step`.
 
     Args:

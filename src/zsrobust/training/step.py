@@ -101,7 +101,7 @@ def training_step(
             images = _adversarial(learner, micro, epoch, settings)
 
         last = number == len(micro_batches) - 1
-        with fabric.no_backward_sync(wrapped, enabled=not last):  # type: ignore[arg-type]
+        with fabric.no_backward_sync(wrapped, enabled=not last):
             losses = wrapped(images, micro)  # (N,)
             # Data parallelism averages gradients over ranks; this weight makes that the mean over the
             # global batch whatever each rank holds of it (traps 40).
@@ -166,7 +166,8 @@ def parameter_groups(
     tensors of one dimension or less, and those named so.
     """
     exempt = ("class_embedding", "positional_embedding", "pos_embed", "cls_token", "prompt")
-    decays, rests = [], []
+    decays: list[nn.Parameter] = []
+    rests: list[nn.Parameter] = []
     for name, parameter in named:
         free = parameter.ndim <= 1 or any(part in name for part in exempt)
         (rests if free else decays).append(parameter)

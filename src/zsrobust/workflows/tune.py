@@ -40,9 +40,7 @@ class Choice:
             "eps": recipe.threat.eps,
             "norm": recipe.threat.norm,
             "held_out": None if validation is None else validation.model_dump(mode="json"),
-            "grid": [
-                {"lr": rate, **self.scores[rate].row()} for rate in sorted(self.scores)
-            ],
+            "grid": [{"lr": rate, **self.scores[rate].row()} for rate in sorted(self.scores)],
             "chosen": self.rate,
             "reason": self.reason,
         }

@@ -1,0 +1,47 @@
+# The project's verbs, the same here and in CI. `make test` on a machine with Python and nothing else works.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: all install format lint types contracts check fix test test-slow bench help
+help:
+	@echo "make test       everything that CI runs: format, lint, types, import contracts, tests"
+	@echo "make test-slow  the tests that take minutes"
+	@echo "make bench      every timed or memory figure (docs/benchmarks.md)"
+	@echo "make fix        format and mend what the linter can mend"
+
+install: $(VENV)/.installed
+
+# torch and torchvision are a pair: one command, one index, pinned by constraints.txt.
+$(VENV)/.installed: pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+format: install
+	$(BIN)/ruff format --check .
+
+lint: install
+	$(BIN)/ruff check .
+
+types: install
+	$(BIN)/mypy
+
+contracts: install
+	$(BIN)/lint-imports
+
+check: format lint types contracts
+
+fix: install
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+test: check
+	$(BIN)/python -m pytest
+
+test-slow: install
+	$(BIN)/python -m pytest -m slow
+
+bench: install
+	$(BIN)/python benchmarks/training_step.py
+	$(BIN)/python benchmarks/evaluation_memory.py
