@@ -72,6 +72,7 @@ def main(arguments: list[str] | None = None) -> Any:
             raise
         sys.stderr.write(f"zsrobust: {' '.join(str(error).split())}\n")
         sys.exit(1)
-    except KeyboardInterrupt:
-        sys.stderr.write("zsrobust: stopped; the same command goes on from the last checkpoint.\n")
-        sys.exit(130)
+    except SystemExit as stop:
+        if stop.code == 130:  # typer has caught Ctrl-C
+            sys.stderr.write("zsrobust: stopped; the same command goes on from where it was.\n")
+        raise

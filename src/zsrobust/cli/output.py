@@ -46,9 +46,9 @@ def print_table(table: EvaluationTable) -> None:
 
     from zsrobust.threat import format_eps
 
-    console = Console(soft_wrap=not sys.stdout.isatty(), width=None if sys.stdout.isatty() else 160)
+    # Wider than any table: a narrow terminal may break a line in two, but no number is cut short.
+    console = Console(width=1000)
     for eps in table.radii:
-        first = next(row for row in table.rows if row.eps == eps)
         norm = table.request["norm"]
         threat = "clean only" if eps is None else f"{norm}, eps {format_eps(eps)}"
         shown = Table(
@@ -56,13 +56,12 @@ def print_table(table: EvaluationTable) -> None:
             box=box.SIMPLE_HEAD,
             title_justify="left",
         )
-        shown.add_column("model", overflow="fold")
+        shown.add_column("model", overflow="fold", max_width=32)
         shown.add_column("set", no_wrap=True)
         shown.add_column("n", justify="right")
         columns = [c for c in table.columns if c == "clean" or eps is not None]
         for column in columns:
             shown.add_column(column, justify="right", no_wrap=True)
-        del first
         for model in table.models:
             for source in (True, False):
                 for row in table.of(model, eps, source=source):

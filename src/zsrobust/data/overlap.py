@@ -33,7 +33,8 @@ def near_duplicates(source: Sequence[str], target: Sequence[str]) -> list[tuple[
 
 
 def _words(name: str) -> list[str]:
-    return [_singular(word) for word in re.findall(r"[a-z]+", name.lower())]
+    # Digits and accents count: "boeing 737-700" is not "boeing 737-800".
+    return [_singular(word) for word in re.findall(r"[^\W_]+", name.lower())]
 
 
 def _singular(word: str) -> str:

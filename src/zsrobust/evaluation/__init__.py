@@ -1,18 +1,10 @@
-"""Evaluation: cells, statistics, tables."""
+"""Evaluation: cells, statistics, tables. Importing this package imports torch.
 
-from __future__ import annotations
+`evaluate` is the function. It is brought in at once: brought in later, the module of the same name, which
+Python binds here whenever it is first imported, would stand in its place.
+"""
 
-from typing import Any
+from zsrobust.evaluation.evaluate import evaluate
+from zsrobust.evaluation.table import EvaluationTable
 
 __all__ = ["EvaluationTable", "evaluate"]
-
-_HOME = {"evaluate": "evaluate", "EvaluationTable": "table"}
-
-
-def __getattr__(name: str) -> Any:
-    """Bring in what needs torch only when it is asked for."""
-    if name in _HOME:
-        import importlib
-
-        return getattr(importlib.import_module(f"zsrobust.evaluation.{_HOME[name]}"), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

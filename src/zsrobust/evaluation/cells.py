@@ -171,8 +171,11 @@ class Cell:
     def _read(self, folder: Path) -> None:
         import json
 
-        stored = json.loads((folder / "cell.json").read_text("utf-8"))
-        if stored.get("key") != self.key.digest:
+        try:
+            stored = json.loads((folder / "cell.json").read_text("utf-8"))
+        except ValueError as error:
+            raise UserError(f"{folder}/cell.json is damaged: move the folder away.") from error
+        if not isinstance(stored, dict) or stored.get("key") != self.key.digest:
             raise UserError(f"{folder}/cell.json does not belong to this cell: move it away.")
         for row in read_json_lines(folder / "outcomes.jsonl"):
             try:

@@ -8,30 +8,37 @@ from __future__ import annotations
 
 import contextlib
 import platform
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import torch
 from torch import Tensor
 
 from zsrobust import attacks as attack_table
 from zsrobust import data
-from zsrobust.attacks.engine import Chunk, Groups, attack_chunks, check_finite, judge_logits
+from zsrobust.attacks.engine import (
+    Chunk,
+    Duplicates,
+    Groups,
+    attack_chunks,
+    check_finite,
+    judge_logits,
+)
 from zsrobust.attacks.outcome import Outcome
-from zsrobust.errors import UserError
+from zsrobust.errors import UserError, unknown_name
 from zsrobust.evaluation.cells import Cell, Record, cell_key
 from zsrobust.evaluation.table import EvaluationTable, Row
 from zsrobust.files import folder_lock
 from zsrobust.hashing import image_hash
-from zsrobust.models import Clip, ZeroShotClassifier, load_clip, text_record
+from zsrobust.models import Clip, ZeroShotClassifier, load_clip, parse_spec, text_record
 from zsrobust.preprocess import to_unit
 from zsrobust.threat import Norm, Resolution, Threat, parse_eps
 
 if TYPE_CHECKING:
     from zsrobust.attacks import Plan
-    from zsrobust.attacks.engine import Duplicates
     from zsrobust.data import ImageSet
 
 DEFAULT_TEMPLATES = ("a photo of a {}.",)
@@ -110,9 +117,18 @@ def evaluate(
     """
     suite = data.load_suite(sets if isinstance(sets, str) else ",".join(sets))
     radii = [eps] if isinstance(eps, float | int | str) else list(eps)
-    chosen = torch.device(
-        ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
-    )
+    try:
+        chosen = torch.device(
+            ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+        )
+    except RuntimeError as error:
+        raise UserError(f"device {device!r} is unknown: give auto, cpu or cuda.") from error
+    for what, given, allowed in (
+        ("duplicates rule", duplicates, get_args(Duplicates)),
+        ("resolution", resolution or "model", get_args(Resolution)),
+    ):
+        if given not in allowed:
+            raise unknown_name(what, str(given), allowed)
     request = Request(
         attacks=[name for name in dict.fromkeys(attacks) if name != "clean"],
         norm=norm,
@@ -131,8 +147,11 @@ def evaluate(
         raise UserError(f"limit must be >= 1, got {limit}.")
     if not models:
         raise UserError("no model given: name at least one, for instance mini-clip.")
+    if request.attacks and not request.eps:
+        raise UserError("no eps given: an attack needs at least one, for instance 1/255.")
     for name in request.attacks:  # a mistake in the last name must not show after an hour
-        attack_table.plan(name, Threat(norm, request.eps[0] if request.eps else 0.0))
+        attack_table.plan(name, Threat(norm, request.eps[0]))
+    _check_models(models)
     opened = [(data.open_set(spec), False) for spec in suite.sets]
     if with_source:
         if suite.source is None:
@@ -141,6 +160,12 @@ def evaluate(
     for image_set, _ in opened:
         if image_set.labels is None or image_set.classnames is None:
             raise UserError(f"set {image_set.name!r} has no labels: it cannot be measured.")
+    # Two folders may have one name (folder:pets/val, folder:cars/val): then their specs tell them apart.
+    named = Counter(image_set.name for image_set, _ in opened[: len(suite.sets)])
+    titles = [
+        spec if named[image_set.name] > 1 else image_set.name
+        for (image_set, _), spec in zip(opened, [*suite.sets, suite.source or ""], strict=False)
+    ]
 
     table = EvaluationTable(suite=suite.name, request=_describe(request))
     root = None if out is None else Path(out)
@@ -148,16 +173,15 @@ def evaluate(
         if root is not None:
             stack.enter_context(folder_lock(root))
         bar = stack.enter_context(_progress(progress))
-        hashes: dict[str, dict[str, str]] = {}
+        hashes: list[dict[str, str]] = [{} for _ in opened]
         for given in models:
             clip = _clip(given).to(chosen)
-            for image_set, is_source in opened:
-                stored = hashes.setdefault(f"{image_set.name}/{image_set.split}", {})
+            for (image_set, is_source), title, stored in zip(opened, titles, hashes, strict=True):
                 rows = _measure(clip, image_set, request, root, stored, notify or _silent, bar)
                 table.rows.extend(
                     Row(
                         model=_label(given),
-                        image_set=image_set.name,
+                        image_set=title,
                         is_source=is_source,
                         **row,
                     )
@@ -166,17 +190,25 @@ def evaluate(
     return table
 
 
+def _check_models(models: Sequence[Any]) -> None:
+    """Refuse what is no model, a wrong spec, and two models that no table could tell apart."""
+    for given in models:
+        if not isinstance(given, Clip):
+            parse_spec(_label(given))
+    for label, count in Counter(_label(given) for given in models).items():
+        if count > 1:
+            raise UserError(f"model {label!r} is given {count} times: name each one once.")
+
+
 def _clip(given: Any) -> Clip:
-    if isinstance(given, Clip):
-        return given
-    spec = given if isinstance(given, str) else getattr(given, "spec", None)
-    if not isinstance(spec, str):
-        raise UserError(f"{given!r} is no model: give a spec string, a Clip or a Run.")
-    return load_clip(spec)
+    return given if isinstance(given, Clip) else load_clip(_label(given))
 
 
 def _label(given: Any) -> str:
-    return given if isinstance(given, str) else str(given.spec)
+    spec = given if isinstance(given, str) else getattr(given, "spec", None)
+    if not isinstance(spec, str):
+        raise UserError(f"{given!r} is no model: give a spec string, a Clip or a Run.")
+    return spec
 
 
 def _silent(_: str) -> None:

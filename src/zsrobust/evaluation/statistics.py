@@ -47,10 +47,12 @@ def wilson(values: Values) -> Interval:
         values: (n,) of 0 and 1, n >= 1.
 
     Raises:
-        ValueError: for no samples; the accuracy of nothing is not zero.
+        ValueError: for no samples, since the accuracy of nothing is not zero; for other values.
     """
     if len(values) == 0:
         raise ValueError("accuracy of no samples")
+    if not np.isin(values, (0.0, 1.0)).all():
+        raise ValueError("Wilson's interval is one of 0 and 1 alone; use mean_over_sets")
     from scipy.stats import binomtest
 
     right = round(float(values.sum()))
@@ -64,7 +66,12 @@ def mean_over_sets(sets: Sequence[Values], seed: int = 0) -> Interval:
     Args:
         sets: one array a set, each of at least one sample, in a fixed order.
         seed: of the 10,000 draws.
+
+    Raises:
+        ValueError: for no sets, or one without samples.
     """
+    if not sets:
+        raise ValueError("mean over no sets")
     draws = sum(_bootstrap_means(values, seed, i) for i, values in enumerate(sets)) / len(sets)
     value = float(np.mean([values.mean() for values in sets]))
     return _percentiles(value, np.asarray(draws), sum(len(values) for values in sets))

@@ -28,7 +28,7 @@ from zsrobust.training.recipe import Recipe
 from zsrobust.training.run import Run
 from zsrobust.training.schedule import learning_rate, warmup_steps
 from zsrobust.training.step import Learner, StepSettings, parameter_groups, training_step
-from zsrobust.training.validation import validate
+from zsrobust.training.validation import open_held_out, validate
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -185,6 +185,8 @@ def global_batches(recipe: Recipe, ids: list[str], epoch: int, world_size: int) 
 
 def _train(recipe: Recipe, run: Run, fabric: Fabric, progress: bool) -> None:
     source = open_source(recipe)
+    if recipe.validation is not None and recipe.validation.every != "never":
+        open_held_out(recipe, source)  # a mistake in it must not show after the training
     clip = load_clip(recipe.model)
     device = fabric.device
     original_fingerprint = clip.fingerprint

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from lightning_fabric import Fabric
     from torch import Tensor
 
+    from zsrobust.data import ImageSet
     from zsrobust.models import Clip
     from zsrobust.training.loop import SourceData
     from zsrobust.training.recipe import Recipe
@@ -59,6 +60,28 @@ class Scores:
         }
 
 
+def open_held_out(recipe: Recipe, source: SourceData) -> ImageSet:
+    """Open the recipe's held-out source images.
+
+    Raises:
+        UserError: if the recipe has no validation block, if the set has other class names than the
+            source, or is what is trained on.
+    """
+    settings = recipe.validation
+    if settings is None:
+        raise UserError("the recipe has no validation block: add one with set, split and limit.")
+    if settings.split == recipe.source.split and settings.set in (None, recipe.source.set):
+        raise UserError(
+            f"validation.split {settings.split!r} is the split that is trained on: hold some images out."
+        )
+    held_out = data.open_set(settings.set or recipe.source.set, settings.split)
+    if source.images.classnames is None or held_out.classnames != source.images.classnames:
+        raise UserError(
+            f"validation set {settings.set or recipe.source.set!r} must have the source's class names."
+        )
+    return held_out
+
+
 def validate(recipe: Recipe, clip: Clip, source: SourceData, fabric: Fabric | None) -> Scores:
     """Attack the recipe's held-out source images at the trained eps, scored through the class texts.
 
@@ -66,21 +89,12 @@ def validate(recipe: Recipe, clip: Clip, source: SourceData, fabric: Fabric | No
     models at the same effort.
 
     Raises:
-        UserError: if the held-out set has other class names than the source, or shares its samples.
+        UserError: as `open_held_out`.
     """
-    settings = recipe.validation
-    if settings is None:
+    held_out = open_held_out(recipe, source)
+    settings, names = recipe.validation, held_out.classnames
+    if settings is None or names is None:
         raise UserError("the recipe has no validation block: add one with set, split and limit.")
-    held_out = data.open_set(settings.set or recipe.source.set, settings.split)
-    names = source.images.classnames
-    if names is None or held_out.classnames != names:
-        raise UserError(
-            f"validation set {settings.set or recipe.source.set!r} must have the source's class names."
-        )
-    if settings.split == recipe.source.split and settings.set in (None, recipe.source.set):
-        raise UserError(
-            f"validation.split {settings.split!r} is the split that is trained on: hold some images out."
-        )
     device = clip.device if fabric is None else fabric.device
     classifier = ZeroShotClassifier.from_texts(clip, names, source.templates).to(device)
     if recipe.precision == "fp64":

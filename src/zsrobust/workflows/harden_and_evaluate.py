@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from zsrobust import attacks, data
 from zsrobust.evaluation.evaluate import evaluate
 from zsrobust.evaluation.table import EvaluationTable
 from zsrobust.training.loop import harden
-from zsrobust.training.recipe import Recipe
+from zsrobust.training.recipe import EvaluatePart, Recipe
 from zsrobust.training.run import Run
+from zsrobust.threat import Threat
 
 
 def harden_and_evaluate(
@@ -23,12 +25,17 @@ def harden_and_evaluate(
     Args:
         recipe: see `load_recipe`.
         out: the run's folder; default `runs/` and the recipe's name.
-        results: folder of the cells; default `cells` beside the runs, shared by all of them, so that
-            the model before hardening is measured once.
+        results: folder of the cells; default `results`, shared by all runs, so that the model before
+            hardening is measured once.
         progress: draw progress bars on the terminal.
+
+    Raises:
+        UserError: as `harden` and `evaluate`; a mistake in the block shows before the hardening.
     """
-    run = harden(recipe, out, progress=progress)
     wanted = recipe.evaluate
+    if wanted is not None:
+        _check(wanted)
+    run = harden(recipe, out, progress=progress)
     if wanted is None or not run.is_first_rank:
         return run, None
     table = evaluate(
@@ -44,3 +51,13 @@ def harden_and_evaluate(
         progress=progress,
     )
     return run, table
+
+
+def _check(wanted: EvaluatePart) -> None:
+    """Refuse what `evaluate` would refuse, so that no hours of training go before it."""
+    for radius in wanted.eps:
+        for name in wanted.attacks:
+            if name != "clean":
+                attacks.plan(name, Threat(wanted.norm, radius))
+    for spec in data.load_suite(wanted.sets).sets:
+        data.open_set(spec)

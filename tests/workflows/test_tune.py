@@ -1,0 +1,105 @@
+"""Choosing a learning rate: the rule, the extension of the grid, the record."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from zsrobust.errors import UserError
+from zsrobust.training.recipe import parse_recipe
+from zsrobust.training.validation import Scores
+from zsrobust.workflows import tune as module
+from zsrobust.workflows.tune import choose, tune
+
+RECIPE = {
+    "name": "test/tune",
+    "model": "m",
+    "source": {"set": "folder:a"},
+    "validation": {"split": "val"},
+    "optimiser": {"lr": 1},
+}
+
+
+def scores(right: int, probability: float = 0.5, of: int = 100, shift: int = 0) -> Scores:
+    """`right` of `of` samples robust, the first ones or those behind `shift`."""
+    robust = [shift <= i < shift + right for i in range(of)]
+    return Scores([str(i) for i in range(of)], [True] * of, robust, probability)
+
+
+def test_a_clear_winner_wins_whatever_its_probabilities():
+    """More than two standard errors of the paired difference above the others."""
+    rate, reason = choose({1e-5: scores(10, 0.9), 1e-4: scores(40, 0.1), 1e-3: scores(12, 0.9)})
+    assert rate == 1e-4
+    assert "more than two standard errors" in reason
+
+
+def test_among_tied_rates_the_probability_of_the_true_class_decides():
+    """The best accuracy by a hair loses to a tied rate that is surer of the truth; a clear loser does not."""
+    found, reason = choose({1e-5: scores(5, 0.9), 1e-4: scores(31, 0.2), 1e-3: scores(30, 0.3)})
+    assert found == 1e-3
+    assert "tied" in reason
+
+
+def test_then_the_smaller_rate():
+    """Equal in all."""
+    assert choose({1e-3: scores(30), 1e-4: scores(30)})[0] == 1e-4
+
+
+def test_ties_are_paired():
+    """20 right against 30 right: on nested samples (10 against 0) a clear win, on disjoint ones a tie."""
+    assert choose({1e-4: scores(30, 0.1), 1e-3: scores(20, 0.9)})[0] == 1e-4
+    assert choose({1e-4: scores(30, 0.1), 1e-3: scores(20, 0.9, shift=40)})[0] == 1e-3
+
+
+@pytest.mark.parametrize(("best", "beyond"), [(3e-5, 9e-6), (1e-4, None), (3e-4, 9e-4)])
+def test_a_best_value_at_an_end_extends_the_grid_by_one(monkeypatch, tmp_path, best, beyond):
+    """At the grid's own ratio; the record holds grid, scores and reason."""
+    asked = []
+
+    def score(recipe, rate, *_):
+        asked.append(rate)
+        return scores(60 if rate == best else 10)
+
+    monkeypatch.setattr(module, "_score", score)
+    choice = tune(parse_recipe(RECIPE), [3e-4, 3e-5, 1e-4], images=50, out=tmp_path)
+    expected = [3e-5, 1e-4, 3e-4] + ([beyond] if beyond else [])
+    assert asked == pytest.approx(expected)
+    assert choice.rate == best
+    record = json.loads((tmp_path / "choice.json").read_text())
+    assert [row["lr"] for row in record["grid"]] == pytest.approx(sorted(expected))
+    assert record["chosen"] == best
+    assert record["images"] == 50
+    assert record["held_out"]["split"] == "val"
+
+
+def test_a_real_grid_runs_on_held_out_source_images_alone(
+    tmp_path, tiny_clip_folder, tiny_set_folder
+):
+    """End to end on drawn pictures; a second call runs nothing again."""
+    recipe = parse_recipe(
+        {
+            "name": "test/tune",
+            "model": f"local-dir:{tiny_clip_folder}",
+            "source": {"set": f"folder:{tiny_set_folder}", "split": "train"},
+            "validation": {"split": "val", "limit": 20, "attack": "pgd-2"},
+            "threat": {"eps": "2/255"},
+            "optimiser": {"lr": 1},
+        }
+    )
+    choice = tune(recipe, [1e-4, 1e-3], images=32, out=tmp_path)
+    assert choice.rate in choice.scores
+    assert len(next(iter(choice.scores.values())).ids) == 20
+    before = {p: p.stat().st_mtime_ns for p in tmp_path.rglob("log.jsonl")}
+    again = tune(recipe, [1e-4, 1e-3], images=32, out=tmp_path)
+    assert again.rate == choice.rate
+    assert {p: p.stat().st_mtime_ns for p in tmp_path.rglob("log.jsonl")} == before
+
+
+def test_without_held_out_images_nothing_is_chosen(tmp_path):
+    """No validation block, or a grid of one."""
+    bare = parse_recipe({k: v for k, v in RECIPE.items() if k != "validation"})
+    with pytest.raises(UserError, match="add a validation block"):
+        tune(bare, [1e-4, 1e-3], images=None, out=tmp_path)
+    with pytest.raises(UserError, match="at least two different rates"):
+        tune(parse_recipe(RECIPE), [1e-4], images=None, out=tmp_path)
