@@ -111,3 +111,17 @@ def test_unknown_norm_is_refused_with_the_nearest():
     """did you mean."""
     with pytest.raises(UserError, match="did you mean 'linf'"):
         Threat("lin", 0.1)
+
+
+@pytest.mark.parametrize("tail", [0.0, 1.5])
+def test_l2_projection_stays_inside_at_full_size(tail):
+    """At 336 px a float32 norm errs by more than membership forgives: last iterates would not be judged."""
+    generator = torch.Generator().manual_seed(0)
+    shape = (2, 3, 336, 336)
+    clean = 0.3 + 0.4 * torch.rand(shape, generator=generator)
+    spread = torch.exp(tail * torch.randn(shape, generator=generator))
+    direction = torch.randn(shape, generator=generator) * spread
+    for eps in (0.5, 1.0, 3.0):
+        threat = Threat("l2", eps)
+        stepped = clean + 2 * eps * threat.steepest(direction)
+        assert bool(threat.contains(threat.project(stepped, clean), clean).all())

@@ -113,15 +113,13 @@ def decode(stored: bytes, what: str = "image") -> Image:
         with Image.open(io.BytesIO(stored)) as opened:
             opened.load()
             picture = ImageOps.exif_transpose(opened)
-    except (
-        UnidentifiedImageError,
-        OSError,
-        SyntaxError,
-        ValueError,
-        Image.DecompressionBombError,
-    ) as error:
+    except UnidentifiedImageError as error:  # its own text names an address in memory
         raise UserError(
-            f"{what}: not a readable picture ({error}); replace the file or take it out of the set."
+            f"{what}: not a picture that Pillow can read; replace the file or take it out of the set."
+        ) from error
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise UserError(
+            f"{what}: a damaged picture ({error}); replace the file or take it out of the set."
         ) from error
     if picture.mode in ("I;16", "I;16B", "I;16L", "I"):
         levels = np.asarray(picture).astype(np.float64) / 257.0

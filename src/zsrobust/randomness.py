@@ -105,11 +105,13 @@ def ball_start(key: Tensor, draw: Tensor, images: Tensor, norm: str, eps: float)
     linf: every pixel uniform in [-eps, eps]. l2: a random direction with a radius uniform in
     [0, eps] (traps 21), so that small perturbations are drawn as often as large ones.
     """
+    import torch
+
     shape = images.shape[1:]
     if norm == "linf":
         return ((2.0 * uniform(key, draw, shape) - 1.0) * eps).to(images.dtype)
     direction = normal(key, draw, shape).to(images.dtype)
-    length = direction.flatten(1).norm(dim=1).clamp_min(1e-30)
+    length = torch.linalg.vector_norm(direction.flatten(1), dim=1).clamp_min(1e-30)
     # A draw number of its own: the direction used up this one.
     radius = uniform(key ^ 1, draw, (1,)).to(images.dtype)[:, 0] * eps
     start: Tensor = direction * (radius / length).reshape(-1, *[1] * len(shape))

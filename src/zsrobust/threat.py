@@ -91,22 +91,25 @@ class Threat:
         if self.norm == "linf":
             return images.clamp(clean - self.eps, clean + self.eps).clamp(0.0, 1.0)
         delta = images - clean
-        length = delta.flatten(1).norm(dim=1)
-        factor = (self.eps / length.clamp_min(1e-30)).clamp(max=1.0)
+        # The length in float64: over 150,000 float32 numbers it errs by more than membership forgives.
+        length = vector_length(delta)
+        factor = (self.eps / length.clamp_min(1e-30)).clamp(max=1.0).to(delta.dtype)
         return (clean + delta * per_sample(factor, delta)).clamp(0.0, 1.0)
 
     def distance(self, images: Tensor, clean: Tensor) -> Tensor:
         """Return the distances (N,) in float64, computed from the tensors as they are."""
-        delta = (images.double() - clean.double()).flatten(1)
-        return delta.abs().amax(1) if self.norm == "linf" else delta.norm(dim=1)
+        delta = images.double() - clean.double()
+        return delta.flatten(1).abs().amax(1) if self.norm == "linf" else vector_length(delta)
 
-    def contains(self, images: Tensor, clean: Tensor) -> Tensor:
+    def contains(self, images: Tensor, clean: Tensor, distance: Tensor | None = None) -> Tensor:
         """Return which images (N,) bool lie in ball and box.
 
         linf: |d| <= eps + 1e-6; l2: |d| <= eps (1 + 1e-6) + 1e-6; every pixel in [0, 1].
+        `distance` (N,) float64 is measured here unless it is given.
         """
         relative = SLACK if self.norm == "l2" else 0.0
-        near = self.distance(images, clean) <= self.eps * (1.0 + relative) + SLACK
+        measured = self.distance(images, clean) if distance is None else distance
+        near = measured <= self.eps * (1.0 + relative) + SLACK
         flat = images.flatten(1)
         return near & (flat.amin(1) >= 0.0) & (flat.amax(1) <= 1.0)
 
@@ -118,8 +121,16 @@ class Threat:
         """
         if self.norm == "linf":
             return gradient.sign()
-        length = gradient.flatten(1).norm(dim=1)
-        return gradient * per_sample(1.0 / length.clamp_min(1e-30), gradient)
+        inverse = (1.0 / vector_length(gradient).clamp_min(1e-30)).to(gradient.dtype)
+        return gradient * per_sample(inverse, gradient)
+
+
+def vector_length(images: Tensor) -> Tensor:
+    """Return the Euclidean length of each sample (N,), accumulated in float64."""
+    import torch
+
+    length: Tensor = torch.linalg.vector_norm(images.flatten(1), dim=1, dtype=torch.float64)
+    return length
 
 
 def per_sample(values: Tensor, like: Tensor) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import numpy as np
@@ -158,7 +158,7 @@ class Cheat:
     needs_grad: ClassVar[bool] = False
     minimal_norm: ClassVar[bool] = False
     version: ClassVar[int] = 1
-    threat: Threat = Threat("linf", 1 / 255)
+    threat: Threat = field(default_factory=lambda: Threat("linf", 1 / 255))
     name: str = "cheat"
 
     def settings(self) -> dict[str, Any]:
@@ -401,3 +401,98 @@ def test_images_are_handed_over_for_every_attacked_sample_and_lie_in_the_ball():
         assert bool(threat.contains(o.image[None], image[None]))
         with torch.no_grad():
             assert (int(net(o.image[None]).argmax(1)) != int(label)) == o.broken
+
+
+def test_each_module_gets_its_own_mode_back():
+    """A wrapper in train mode around a batch norm in eval mode must not switch that on (traps 10)."""
+    net = nn.Sequential(
+        nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(4 * 100, 5)
+    ).double()
+    net[1].eval()
+    assert net.training
+    before = {n: t.clone() for n, t in net.state_dict().items()}
+    images = torch.rand(6, 3, 12, 12, dtype=torch.float64)
+    attacks.run(net, images, torch.zeros(6, dtype=torch.int64), attack="pgd-2", eps="1/255")
+    assert net.training
+    assert not net[1].training
+    assert all(torch.equal(before[n], t) for n, t in net.state_dict().items())
+    net.train()
+    attacks.run(net, images, torch.zeros(6, dtype=torch.int64), attack="pgd-2", eps="1/255")
+    assert all(torch.equal(before[n], t) for n, t in net.state_dict().items())
+
+
+def test_survivors_and_transfer_enter_by_what_is_known_of_them():
+    """`so_far` decides who is attacked, whatever the attacked model says of the clean image."""
+    net = network()
+    images, labels = samples(net, 14)  # two of them the model gets wrong
+    ids = [str(i) for i in range(14)]
+    plan = attacks.plan("pgd-3:judge=none", Threat("linf", 8 / 255))
+    so_far = [
+        attacks.Outcome(ids[i], int(labels[i]), clean_correct=i != 3, clean_margin=1.0)
+        for i in range(14)
+    ]
+    so_far[5].broken, so_far[5].by = True, "before"
+    found = list(
+        attack_chunks(
+            net,
+            [Chunk(ids, images, labels, so_far=so_far)],
+            plan,
+            device=CPU,
+            keep_images=True,
+        )
+    )
+    assert {o.id for o in found} == set(ids)
+    attacked = {o.id for o in found if o.queries}
+    assert attacked == set(ids) - {"3", "5"}
+    assert all(o.queries == 4 and not o.broken and o.image is not None for o in found if o.queries)
+    assert next(o for o in found if o.id == "5").by == "before"
+
+
+def test_samples_of_one_attack_share_a_size():
+    """One line, also when the sizes differ between chunks."""
+    net = nn.Sequential(nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(12, 3))
+    chunks = [
+        Chunk(["a"], torch.rand(1, 3, 8, 8), torch.zeros(1, dtype=torch.int64)),
+        Chunk(["b"], torch.rand(1, 3, 9, 9), torch.zeros(1, dtype=torch.int64)),
+    ]
+    plan = attacks.plan("pgd-2", Threat("linf", 0.01))
+    with pytest.raises(UserError, match="share a size"):
+        list(attack_chunks(net, chunks, plan, device=CPU, slots=1))
+
+
+@dataclass(frozen=True)
+class Farthest(Cheat):
+    """A minimum-norm attack's shape: queries at growing distances, the gradient unused."""
+
+    minimal_norm: ClassVar[bool] = True
+
+    def query(self, state):
+        amount = 0.2 * (3 - state["step"]).to(state["images"])[:, None, None, None]
+        return state["images"] * (1 - amount) + (1 - state["images"]) * amount
+
+
+def test_minimum_norm_attacks_record_the_smallest_distance_of_any_misclassified_query():
+    """Inside the ball or not; whether a sample is broken is another question."""
+    net = network()
+    images, labels = samples(net, 30)
+    plan = Plan(Farthest(threat=Threat("linf", 0.3)), "every", early_exit=False, eot=1)
+    ids = [str(i) for i in range(30)]
+    found = {o.id: o for o in attack_chunks(net, [Chunk(ids, images, labels)], plan, device=CPU)}
+    checked = 0
+    for i, name in enumerate(ids):
+        o = found[name]
+        if not o.clean_correct:
+            continue
+        distances, inside = [], False
+        for amount in (0.6, 0.4, 0.2):
+            query = images[i] * (1 - amount) + (1 - images[i]) * amount
+            with torch.no_grad():
+                wrong = int(net(query[None]).argmax(1)) != int(labels[i])
+            d = float((query - images[i]).abs().max())
+            if wrong:
+                distances.append(d)
+                inside |= d <= 0.3
+        assert o.smallest == (pytest.approx(min(distances)) if distances else None)
+        assert o.broken == inside
+        checked += bool(distances)
+    assert checked > 3

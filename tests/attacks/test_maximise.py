@@ -54,8 +54,8 @@ def test_a_sum_over_samples_makes_the_step_independent_of_the_batch():
     for threat in (THREAT, Threat("l2", 0.3)):
 
         def attack(images, labels, threat=threat):
-            def loss(i):
-                return nn.functional.cross_entropy(net(i), labels, reduction="none")
+            def loss(z):
+                return nn.functional.cross_entropy(net(z), labels, reduction="none")
 
             return maximise(loss, images, threat, steps=3, step_size=threat.eps / 2, start=None)
 
@@ -92,8 +92,13 @@ def test_frozen_takes_and_gives_back_what_moves():
     net = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
     net[0].weight.requires_grad_(False)
     before = [p.requires_grad for p in net.parameters()]
-    with pytest.raises(RuntimeError, match="inside"), frozen(net):
-        assert not any(p.requires_grad for p in net.parameters())
-        raise RuntimeError("inside")
+
+    def fail():
+        with frozen(net):
+            assert not any(p.requires_grad for p in net.parameters())
+            raise RuntimeError("inside")
+
+    with pytest.raises(RuntimeError, match="inside"):
+        fail()
     assert [p.requires_grad for p in net.parameters()] == before
     assert all(p.grad is None for p in net.parameters())

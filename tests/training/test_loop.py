@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -298,7 +299,7 @@ def test_a_truncated_checkpoint_is_one_line(base, tmp_path, monkeypatch):
         harden(recipe, tmp_path / "run")
     checkpoint = tmp_path / "run" / "checkpoint.pt"
     checkpoint.write_bytes(checkpoint.read_bytes()[:500])
-    with pytest.raises(UserError, match="cannot be read.*delete it"):
+    with pytest.raises(UserError, match=r"cannot be read.*delete it"):
         harden(recipe, tmp_path / "run")
 
 
@@ -321,7 +322,7 @@ def test_data_that_do_not_fit_are_refused_before_training(
 
 
 def test_every_sample_is_seen_once_an_epoch_in_another_order_each():
-    """The last, smaller batch is kept; it is dropped only if it has fewer samples than ranks (traps 40)."""
+    """The last, smaller batch is kept (traps 40); one of a single pair is dropped, it has nothing to contrast."""
     recipe = parse_recipe(
         {
             "name": "x",
@@ -332,11 +333,12 @@ def test_every_sample_is_seen_once_an_epoch_in_another_order_each():
         }
     )
     ids = [str(i) for i in range(13)]
-    first, second = (global_batches(recipe, ids, epoch, 1) for epoch in (0, 1))
+    first, second = (global_batches(recipe, ids, epoch) for epoch in (0, 1))
     assert [len(b) for b in first] == [4, 4, 4, 1]
-    assert sorted(sum(first, [])) == list(range(13))
+    assert sorted(i for batch in first for i in batch) == list(range(13))
     assert first != second
-    assert [len(b) for b in global_batches(recipe, ids, 0, 2)] == [4, 4, 4]
+    pairs = parse_recipe({**recipe.model_dump(), "objective": {"name": "tecoa-pairs"}})
+    assert [len(b) for b in global_batches(pairs, ids, 0)] == [4, 4, 4]
 
 
 def test_anchors_are_encoded_once(base, tmp_path, monkeypatch):
@@ -360,3 +362,97 @@ def test_anchors_are_encoded_once(base, tmp_path, monkeypatch):
     assert len(set(calls)) == 1
     assert len(calls) == 4 * 3  # two attack steps and the learner's forward a step
     assert sum(texts) == 5  # five class texts, one template
+
+
+def test_batch_norm_statistics_never_move(base, tmp_path):
+    """Not in training, not in validation, not in evaluation (traps 10): a ResNet's buffers are bit-identical."""
+    import open_clip
+    from safetensors.torch import save_file
+
+    from zsrobust.evaluation.evaluate import evaluate
+
+    folder = tmp_path / "resnet"
+    folder.mkdir()
+    config = json.loads(
+        (Path(base["model"].split(":", 1)[1]) / "open_clip_config.json").read_text()
+    )
+    config["model_cfg"]["vision_cfg"] = {
+        "image_size": 32,
+        "layers": [1, 1, 1, 1],
+        "width": 8,
+        "patch_size": None,
+    }
+    (folder / "open_clip_config.json").write_text(json.dumps(config))
+    torch.manual_seed(0)
+    model = open_clip.model.CLIP(**config["model_cfg"])
+    save_file(
+        {n: t.contiguous() for n, t in model.state_dict().items()},
+        folder / "open_clip_model.safetensors",
+    )
+    recipe = parse_recipe(
+        {
+            **base,
+            "model": f"local-dir:{folder}",
+            "validation": {**base["validation"], "every": "epoch"},
+            "epochs": 2,
+            "source": {**base["source"], "limit": 20},
+        }
+    )
+    run = harden(recipe, tmp_path / "run")
+    before, after = weights(recipe.model), weights(run.spec)
+    statistics = [n for n in before if "running" in n or "num_batches" in n]
+    assert len(statistics) > 20
+    assert all(torch.equal(before[n], after[n]) for n in statistics)
+    assert any(not torch.equal(before[n], after[n]) for n in before)
+
+    clip = load_clip(run.spec)
+    fingerprint = clip.fingerprint
+    root = base["source"]["set"]
+    evaluate([clip], f"{root}/val", ["pgd-2"], "4/255", limit=6, device="cpu")
+    assert clip.fingerprint == fingerprint
+    assert not clip.model.training
+
+
+def test_native_resolution_trains_in_the_sets_own_pixels(base, tmp_path, monkeypatch):
+    """The ball is around 20x24 px images, upsampled inside the encoder (traps 3)."""
+    shapes = []
+    real = loop.training_step
+
+    def looking(*args: Any, **kwargs: Any) -> float:
+        shapes.append(tuple(args[4].images.shape[1:]))
+        return real(*args, **kwargs)
+
+    monkeypatch.setattr(loop, "training_step", looking)
+    recipe = parse_recipe({**base, "epochs": 1, "threat": {"eps": "4/255", "resolution": "native"}})
+    run = harden(recipe, tmp_path / "run")
+    assert set(shapes) == {(3, 20, 24)}
+    assert run.read_log("validation")
+
+
+def test_a_loss_that_is_not_finite_ends_the_run_before_a_weight_is_touched(
+    base, tmp_path, monkeypatch
+):
+    """One line that names the rate; the checkpoint before it is whole."""
+    real, calls = Tecoa.losses, 0
+
+    def losses(self, encode, images, batch):
+        nonlocal calls
+        calls += 1
+        found = real(self, encode, images, batch)
+        return found * torch.nan if calls == 9 else found  # the learner's forward of the third step
+
+    monkeypatch.setattr(Tecoa, "losses", losses)
+    recipe = parse_recipe(base)
+    with pytest.raises(FloatingPointError, match="learning rate"):
+        harden(recipe, tmp_path / "run")
+    monkeypatch.setattr(Tecoa, "losses", real)
+    whole = weights(harden(recipe, tmp_path / "whole").spec)
+    again = weights(harden(recipe, tmp_path / "run").spec)
+    assert all(torch.equal(whole[n], again[n]) for n in whole)
+
+
+@pytest.mark.parametrize("device", ["cdua", "mps", "cuda:x"])
+def test_an_unknown_device_is_refused(base, tmp_path, device):
+    """It must not train on another one in silence."""
+    with pytest.raises(UserError, match=f"device '{device}'"):
+        harden(parse_recipe({**base, "device": device}), tmp_path / "run")

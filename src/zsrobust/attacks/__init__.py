@@ -35,7 +35,8 @@ def _cw_margin(threat: Threat, number: str | None, name: str, options: dict[str,
 def _pgd_paper(threat: Threat, number: str | None, name: str, options: dict[str, Any]) -> Pgd:
     from zsrobust.attacks.pgd import Pgd
 
-    del number
+    if number is not None:
+        raise UserError(f"attack {name!r}: pgd-paper has 100 steps by definition; write pgd-paper.")
     return Pgd(threat=threat, **{"steps": 100, "step_size": 1 / 255, "name": name, **options})
 
 
@@ -56,7 +57,7 @@ ATTACKS: dict[str, tuple[Callable[..., Any], str]] = {
 }
 
 _OPTIONS: dict[str, Callable[[str], Any]] = {
-    "step": parse_eps,
+    "step": lambda text: parse_eps(text, "any"),
     "restarts": int,
     "kappa": float,
     "judge": str,

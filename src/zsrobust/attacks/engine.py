@@ -11,6 +11,7 @@ neither on the batch nor on the order, but for the rounding of matrix products (
 
 from __future__ import annotations
 
+import contextlib
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -83,7 +84,10 @@ class Chunk(NamedTuple):
     labels: Tensor
     """(N,) int64, class indices."""
     clean_logits: Tensor | None = None
-    """(N, K) over all classes, where they are known already."""
+    """(N, K) of the attacked model over all classes, where they are known already."""
+    so_far: Sequence[Outcome] | None = None
+    """What is known of the samples already: they enter if these say clean-correct and not broken, whatever
+    the attacked model says of them (survivors of an attack before; transfer, where the target decides)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,7 +167,7 @@ def check_finite(logits: Tensor, ids: Sequence[str], when: str) -> None:
 
 
 class _Queue:
-    """Clean-correct samples waiting for a slot; clean mistakes come out as outcomes at once."""
+    """Clean-correct samples waiting for a slot; clean mistakes are settled at once."""
 
     def __init__(
         self,
@@ -176,7 +180,8 @@ class _Queue:
         self._model, self._chunks, self._device = model, iter(chunks), device
         self._given_groups, self._duplicates = groups, duplicates
         self.groups: Groups | None = None
-        self.mistakes: list[Outcome] = []
+        self.settled: list[Outcome] = []
+        self._shape: torch.Size | None = None
         self._waiting: deque[tuple[Outcome, Tensor, Tensor, Tensor]] = deque()
 
     def take(self, count: int) -> list[tuple[Outcome, Tensor, Tensor, Tensor]]:
@@ -197,21 +202,29 @@ class _Queue:
         else:
             logits = chunk.clean_logits.to(self._device)
         check_finite(logits, chunk.ids, "on the clean image")
+        if self._shape is None:
+            self._shape = images.shape[1:]
+        elif images.shape[1:] != self._shape:
+            raise UserError(
+                f"sample {chunk.ids[0]!r} is {tuple(images.shape[2:])} px, others are "
+                f"{tuple(self._shape[1:])}: samples of one attack share a size; use resolution 'model'."
+            )
         if self.groups is None:
             self.groups = Groups.of(self._given_groups, logits.shape[1], self._device)
-        right, margins = judge_logits(logits, labels, self.groups, self._duplicates)
-        for i, (correct, margin) in enumerate(zip(right.tolist(), margins.tolist(), strict=True)):
-            outcome = Outcome(
-                id=str(chunk.ids[i]),
-                label=int(labels[i]),
-                clean_correct=correct,
-                clean_margin=margin,
-                margin=margin,
-            )
-            if correct:
+        if chunk.so_far is not None:
+            outcomes = list(chunk.so_far)
+        else:
+            right, margins = judge_logits(logits, labels, self.groups, self._duplicates)
+            columns = zip(chunk.ids, labels.tolist(), right.tolist(), margins.tolist(), strict=True)
+            outcomes = [
+                Outcome(str(name), label, correct, margin, margin=margin)
+                for name, label, correct, margin in columns
+            ]
+        for i, outcome in enumerate(outcomes):
+            if outcome.robust:
                 self._waiting.append((outcome, images[i], labels[i], logits[i]))
             else:
-                self.mistakes.append(outcome)
+                self.settled.append(outcome)
 
 
 def attack_chunks(
@@ -249,33 +262,55 @@ def attack_chunks(
     outcomes: list[Outcome] = []  # of the occupied slots, in slot order
     state: State = {}
     own: State = {}  # what the engine itself keeps a slot: image, label, worst margin, its distance
-    was_training = model.training
+    with evaluating(model), frozen(model), full_precision():
+        while True:
+            fresh = queue.take(slots - len(outcomes))
+            yield from queue.settled
+            queue.settled = []
+            if fresh:
+                state, own = _enter(attack, queue, fresh, seed, device, state, own, keep_images)
+                outcomes.extend(outcome for outcome, *_ in fresh)
+            if not outcomes:
+                return
+            finished, state, own = _iterate(
+                model, plan, queue, duplicates, outcomes, state, own, keep_images
+            )
+            # One transfer of S booleans an iteration; everything else stays on the device.
+            leaving = finished.tolist()
+            if not any(leaving):
+                continue
+            yield from _leave(attack, outcomes, state, own, leaving, keep_images, plan.early_exit)
+            stay = (~finished).nonzero()[:, 0]
+            outcomes = [o for o, left in zip(outcomes, leaving, strict=True) if not left]
+            state = {name: tensor[stay] for name, tensor in state.items()}
+            own = {name: tensor[stay] for name, tensor in own.items()}
+
+
+@contextlib.contextmanager
+def evaluating(model: torch.nn.Module) -> Iterator[None]:
+    """Put every module in eval mode while the block runs, and give each its own mode back.
+
+    Each its own: a wrapper is in train mode when it is made, also around a model in eval mode, and
+    `train(True)` on the wrapper would move the batch norms inside (traps 10).
+    """
+    modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
-        with frozen(model):
-            while True:
-                fresh = queue.take(slots - len(outcomes))
-                yield from queue.mistakes
-                queue.mistakes = []
-                if fresh:
-                    state, own = _enter(attack, queue, fresh, seed, device, state, own, keep_images)
-                    outcomes.extend(outcome for outcome, *_ in fresh)
-                if not outcomes:
-                    return
-                finished, state, own = _iterate(
-                    model, plan, queue, duplicates, outcomes, state, own, keep_images
-                )
-                # One transfer of S booleans an iteration; everything else stays on the device.
-                leaving = finished.tolist()
-                if not any(leaving):
-                    continue
-                yield from _leave(attack, outcomes, state, own, leaving, keep_images)
-                stay = (~finished).nonzero()[:, 0]
-                outcomes = [o for o, left in zip(outcomes, leaving, strict=True) if not left]
-                state = {name: tensor[stay] for name, tensor in state.items()}
-                own = {name: tensor[stay] for name, tensor in own.items()}
+        yield
     finally:
-        model.train(was_training)
+        for module, training in modes:
+            module.training = training
+
+
+@contextlib.contextmanager
+def full_precision() -> Iterator[None]:
+    """Let convolutions on a GPU be float32 where float32 is said; cuDNN's default is TF32."""
+    before = torch.backends.cudnn.allow_tf32
+    torch.backends.cudnn.allow_tf32 = False
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.allow_tf32 = before
 
 
 def _enter(
@@ -297,7 +332,7 @@ def _enter(
     logits = groups.reduce(torch.stack([row for _, _, _, row in fresh]))
     keys = randomness.sample_keys(seed, attack.name, [outcome.id for outcome, *_ in fresh])
     entering = attack.init(images, groups.of_class[labels], logits, keys.to(device))
-    margins = logits.new_tensor([outcome.clean_margin for outcome, *_ in fresh])
+    margins = logits.new_tensor([outcome.margin for outcome, *_ in fresh])
     mine = {
         "clean": images,
         "label": labels,
@@ -305,7 +340,10 @@ def _enter(
         "broken_at": torch.full((len(fresh),), -1, dtype=torch.int64, device=device),
         "broken_within": torch.full((len(fresh),), -1, dtype=torch.int64, device=device),
         "margin": margins,
-        "distance": torch.zeros(len(fresh), dtype=torch.float64, device=device),
+        "distance": torch.tensor(
+            [outcome.distance for outcome, *_ in fresh], dtype=torch.float64, device=device
+        ),
+        "smallest": torch.full((len(fresh),), torch.inf, dtype=torch.float64, device=device),
     }
     if keep_images:
         mine["query"] = images
@@ -334,21 +372,29 @@ def _iterate(
     query = attack.query(state).detach()
     logits, grad = _look(model, attack, state, query, groups, plan.eot)
     check_finite(logits, [outcome.id for outcome in outcomes], f"under {attack.name}")
+    if grad is not None and not bool(torch.isfinite(grad.abs().sum())):
+        bad = ~torch.isfinite(grad.flatten(1)).all(1)
+        named = [o.id for o, is_bad in zip(outcomes, bad.tolist(), strict=True) if is_bad]
+        raise FloatingPointError(
+            f"the gradient under {attack.name} is not finite for sample(s): {', '.join(named[:5])}"
+        )
+    right, margins = judge_logits(logits, own["label"], groups, duplicates)
     before = state
     state, done = attack.update(state, groups.reduce(logits), grad)
 
+    distances = attack.threat.distance(query, own["clean"])
     if plan.judge == "none":
         judged = torch.zeros_like(done)
     else:
-        judged = attack.threat.contains(query, own["clean"])
+        judged = attack.threat.contains(query, own["clean"], distances)
         if plan.judge == "last":
             judged = judged & done
-    right, margins = judge_logits(logits, own["label"], groups, duplicates)
     hit = judged & ~right
     first = hit & (own["broken_at"] < 0)
     within = before.get("step", own["step"])
     worse = judged & (margins < own["margin"])
-    distances = attack.threat.distance(query, own["clean"])
+    # Of every misclassified query, inside the ball or not: what minimum-norm attacks are after.
+    nearer = ~right & (distances < own["smallest"])
     own = {
         **own,
         "step": own["step"] + 1,
@@ -356,9 +402,11 @@ def _iterate(
         "broken_within": torch.where(first, within, own["broken_within"]),
         "margin": torch.where(worse, margins, own["margin"]),
         "distance": torch.where(worse, distances, own["distance"]),
+        "smallest": torch.where(nearer, distances, own["smallest"]),
     }
     if keep_images:
         own["query"] = query
+    # A minimum-norm attack goes on after a hit only if it was asked for distances (no early exit).
     finished = done | hit if plan.early_exit else done
     return finished, state, own
 
@@ -409,11 +457,12 @@ def _leave(
     own: State,
     leaving: list[bool],
     keep_images: bool,
+    early_exit: bool,
 ) -> Iterator[Outcome]:
     """Complete the outcomes of the slots that leave."""
     columns = {
         name: own[name].tolist()
-        for name in ("step", "broken_at", "broken_within", "margin", "distance")
+        for name in ("step", "broken_at", "broken_within", "margin", "distance", "smallest")
     }
     final = attack.final(state) if keep_images else None
     for i, outcome in enumerate(outcomes):
@@ -422,13 +471,15 @@ def _leave(
         outcome.queries += columns["step"][i]
         outcome.margin = columns["margin"][i]
         outcome.distance = columns["distance"][i]
+        if attack.minimal_norm and columns["smallest"][i] < float("inf"):
+            outcome.smallest = columns["smallest"][i]
         if columns["broken_at"][i] >= 0:
             outcome.broken = True
             outcome.by = attack.name
             outcome.step = columns["broken_at"][i]
             outcome.step_within = columns["broken_within"][i]
         if final is not None:
-            just_hit = columns["broken_at"][i] == columns["step"][i] - 1
+            just_hit = early_exit and columns["broken_at"][i] == columns["step"][i] - 1
             outcome.image = (own["query"] if just_hit else final)[i].clone()
         yield outcome
 
@@ -475,7 +526,7 @@ def run(
     names = _check_arguments(images, labels, ids, slots)
     parameters = [*model.parameters(), *model.buffers()]
     device = parameters[0].device if parameters else images.device
-    with torch.no_grad():
+    with torch.no_grad(), evaluating(model):
         classes = model(images[:1].to(device)).shape[1]
     if int(labels.min()) < 0 or int(labels.max()) >= classes:
         raise UserError(

@@ -39,8 +39,11 @@ class Outcome:
     """Smallest margin on any judged query inside the threat set; the clean margin if there was none."""
     distance: float = 0.0
     """Distance from the clean image, in the threat's norm, of the query with that margin."""
+    smallest: float | None = None
+    """Smallest distance of any misclassified query, inside the ball or not; minimum-norm attacks alone."""
     image: Tensor | None = None
-    """(3, H, W) in [0, 1], only where asked for: the query that broke the sample, else the attack's `final`."""
+    """(3, H, W) in [0, 1], only where asked for:
+    the query that broke the sample where it left at once (early exit), else the attack's `final`."""
 
     @property
     def robust(self) -> bool:

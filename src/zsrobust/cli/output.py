@@ -47,7 +47,7 @@ def print_table(table: EvaluationTable) -> None:
     from zsrobust.threat import format_eps
 
     # Wider than any table: a narrow terminal may break a line in two, but no number is cut short.
-    console = Console(width=1000)
+    console = Console(width=1000, markup=False, emoji=False)
     for eps in table.radii:
         norm = table.request["norm"]
         threat = "clean only" if eps is None else f"{norm}, eps {format_eps(eps)}"

@@ -7,6 +7,7 @@ One dict in plain sight: the adapted parameters, what the objective trains along
 
 from __future__ import annotations
 
+import io
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -50,7 +51,10 @@ def save_checkpoint(
         "random": torch.get_rng_state(),
         "best": best,
     }
-    write_atomically(path, lambda stream: torch.save(state, stream))
+    # Into memory first: torch's own writer turns a full disk into an error without a cause (traps 54).
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    write_atomically(path, lambda stream: stream.write(buffer.getbuffer()))
 
 
 def load_checkpoint(

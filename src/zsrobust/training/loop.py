@@ -17,7 +17,8 @@ import torch
 from torch import Tensor
 
 from zsrobust import adaptations, data, randomness
-from zsrobust.errors import UserError
+from zsrobust.attacks.engine import full_precision
+from zsrobust.errors import UserError, ZsRobustError
 from zsrobust.files import folder_lock
 from zsrobust.models import load_clip, save_hardened, text_anchors
 from zsrobust.objectives import objective_class
@@ -28,7 +29,7 @@ from zsrobust.training.recipe import Recipe
 from zsrobust.training.run import Run
 from zsrobust.training.schedule import learning_rate, warmup_steps
 from zsrobust.training.step import Learner, StepSettings, parameter_groups, training_step
-from zsrobust.training.validation import open_held_out, validate
+from zsrobust.training.validation import open_held_out, recipe_geometry, validate
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -53,18 +54,48 @@ def harden(recipe: Recipe, out: str | Path | None = None, *, progress: bool = Fa
         FloatingPointError: if loss or gradient are not finite.
     """
     folder = Path(out) if out is not None else Path("runs") / recipe.name
-    fabric = _launch(recipe)
     with contextlib.ExitStack() as stack:
+        stack.enter_context(_own_processes())
+        fabric = _launch(recipe)
+        error: ZsRobustError | None = None
         if fabric.global_rank == 0:
-            stack.enter_context(folder_lock(folder))
-            run = Run.open(recipe, folder)
-        fabric.barrier()
+            try:
+                stack.enter_context(folder_lock(folder))
+                Run.open(recipe, folder)
+            except ZsRobustError as caught:
+                error = caught
+        # The first rank alone owns the folder; what it finds wrong ends all ranks, in order.
+        error = fabric.broadcast(error)
+        if error is not None:
+            raise error
         run = Run.open(recipe, folder)
-        if run.complete:
-            return run
-        stack.enter_context(_determinism(fabric.device, recipe.threads))
-        _train(recipe, run, fabric, progress)
+        complete = fabric.broadcast(run.complete)
+        if not complete:
+            stack.enter_context(_determinism(fabric.device, recipe.threads))
+            stack.enter_context(full_precision())
+            _train(recipe, run, fabric, progress)
+        elif fabric.global_rank == 0:
+            run.checkpoint.unlink(missing_ok=True)
     return run
+
+
+@contextlib.contextmanager
+def _own_processes() -> Iterator[None]:
+    """Leave no process group and no launcher's variables behind, so that the next run may be of one process."""
+    names = (
+        "WORLD_SIZE RANK LOCAL_RANK NODE_RANK GROUP_RANK LOCAL_WORLD_SIZE MASTER_ADDR MASTER_PORT"
+    )
+    before = {name: os.environ.get(name) for name in names.split()}
+    try:
+        yield
+    finally:
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            torch.distributed.destroy_process_group()
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
 
 
 def _launch(recipe: Recipe) -> Fabric:
@@ -73,11 +104,16 @@ def _launch(recipe: Recipe) -> Fabric:
     device = recipe.device
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
+    kind, _, number = device.partition(":")
+    if kind not in ("cpu", "cuda") or (number and not number.isdigit()):
+        raise UserError(f"device {recipe.device!r}: hardening runs on auto, cpu, cuda or cuda:N.")
+    if kind == "cuda" and not torch.cuda.is_available():
+        raise UserError(f"device {recipe.device!r}: no CUDA device is here; use device=cpu.")
     devices = int(os.environ.get("LOCAL_WORLD_SIZE", recipe.devices))
     many = devices > 1 or int(os.environ.get("WORLD_SIZE", "1")) > 1
     fabric = Fabric(
-        accelerator="cuda" if device.startswith("cuda") else "cpu",
-        devices=devices,
+        accelerator=kind,
+        devices=[int(number)] if number and not many else devices,
         num_nodes=int(os.environ.get("WORLD_SIZE", devices)) // devices,
         strategy="ddp" if many else "auto",
         # The encoder autocasts itself (bf16), so that features and losses stay float32.
@@ -128,12 +164,15 @@ def open_source(recipe: Recipe) -> SourceData:
             f"objective {recipe.objective.name!r} needs labels and class names, set "
             f"{recipe.source.set!r} has none: use 'tecoa-pairs' with captions, or a labelled set."
         )
-    if needs == "captions" and images.captions(0) is None:
-        raise UserError(
-            f"objective {recipe.objective.name!r} needs captions, set {recipe.source.set!r} has none: "
-            "put a .txt beside each image, or use 'tecoa' with labels."
-        )
     indices = images.first(recipe.source.limit)
+    if needs == "captions":
+        bare = [images.ids[i] for i in indices if not images.captions(i)]
+        if bare:
+            raise UserError(
+                f"objective {recipe.objective.name!r} needs captions, {len(bare)} of {len(indices)} images "
+                f"of set {recipe.source.set!r} have none ({bare[0]}): put a .txt beside each image, or "
+                "use 'tecoa' with labels."
+            )
     if recipe.source.limit is not None and recipe.source.limit > len(images):
         raise UserError(
             f"source.limit is {recipe.source.limit}, set {recipe.source.set!r} holds {len(images)} images."
@@ -172,15 +211,16 @@ def _gather_over_ranks(fabric: Fabric) -> Any:
     return gather
 
 
-def global_batches(recipe: Recipe, ids: list[str], epoch: int, world_size: int) -> list[list[int]]:
-    """Return the epoch's global batches as positions in `ids`: a function of (seed, epoch, ids).
+def global_batches(recipe: Recipe, ids: list[str], epoch: int) -> list[list[int]]:
+    """Return the epoch's global batches as positions in `ids`: a function of (seed, epoch, ids) alone.
 
-    The last batch may be smaller, and is dropped only if it has fewer samples than there are ranks
-    (traps 40); every other sample is seen once an epoch.
+    The last batch may be smaller and weighs by its samples (traps 40): every sample is seen once an epoch.
+    Only where the samples of a batch are contrasted with each other, a last batch of one is dropped.
     """
     order = randomness.ordered(recipe.seed, f"order/{epoch}", ids)
     batches = [order[i : i + recipe.batch] for i in range(0, len(order), recipe.batch)]
-    return [batch for batch in batches if len(batch) >= world_size]
+    least = 2 if objective_class(recipe.objective.name).couples_batch else 1
+    return [batch for batch in batches if len(batch) >= least]
 
 
 def _train(recipe: Recipe, run: Run, fabric: Fabric, progress: bool) -> None:
@@ -206,10 +246,11 @@ def _train(recipe: Recipe, run: Run, fabric: Fabric, progress: bool) -> None:
     # Two modules that share parameters would be one too many for the wrapper's hooks: Learner is the one.
     wrapped, fabric_optimiser = fabric.setup(learner, optimiser)
 
-    per_epoch = len(global_batches(recipe, source.ids, 0, fabric.world_size))
+    per_epoch = len(global_batches(recipe, source.ids, 0))
     if per_epoch == 0:
         raise UserError(
-            f"the source has {len(source.ids)} images, fewer than {fabric.world_size} ranks."
+            f"objective {recipe.objective.name!r} needs batches of 2 images or more; the source has "
+            f"{len(source.ids)}, batch is {recipe.batch}."
         )
     total = per_epoch * recipe.epochs
     warmup = warmup_steps(recipe.schedule.warmup, total)
@@ -244,14 +285,16 @@ def _train(recipe: Recipe, run: Run, fabric: Fabric, progress: bool) -> None:
         if log:
             log.append(_start_line(recipe, source, trained, done, total))
         for epoch in range(position.epoch, recipe.epochs):
-            batches = global_batches(recipe, source.ids, epoch, fabric.world_size)
+            batches = global_batches(recipe, source.ids, epoch)
             first = position.step if epoch == position.epoch else 0
-            mine = [
-                [source.indices[i] for i in batch[fabric.global_rank :: fabric.world_size]]
-                for batch in batches[first:]
-            ]
+            # A rank without a sample of a small last batch stands in with the first one, uncounted.
+            rank, ranks = fabric.global_rank, fabric.world_size
+            mine = [batch[rank::ranks] or batch[:1] for batch in batches[first:]]
             loader = data.batches_of(
-                source.images, mine, clip.preprocess.geometry(), _workers(recipe, device)
+                source.images,
+                [[source.indices[i] for i in batch] for batch in mine],
+                recipe_geometry(recipe, clip),
+                _workers(recipe, device),
             )
             for step, loaded in enumerate(loader, start=first):
                 rate = learning_rate(
@@ -271,6 +314,7 @@ def _train(recipe: Recipe, run: Run, fabric: Fabric, progress: bool) -> None:
                     rate=rate,
                     global_size=len(batches[step]),
                     settings=settings,
+                    counted=rank < len(batches[step]),
                 )
                 done += 1
                 if log:
@@ -287,6 +331,8 @@ def _train(recipe: Recipe, run: Run, fabric: Fabric, progress: bool) -> None:
                 if done % recipe.checkpoint_every == 0 and step + 1 < len(batches):
                     save(Position(epoch, step + 1))
 
+            if recipe.select == "last":  # else the epoch is complete only with its scores
+                save(Position(epoch + 1, 0))
             last = epoch + 1 == recipe.epochs
             validation = recipe.validation
             if validation and (validation.every == "epoch" or (last and validation.every == "end")):
@@ -298,7 +344,8 @@ def _train(recipe: Recipe, run: Run, fabric: Fabric, progress: bool) -> None:
                 if recipe.select == "best" and (best is None or scores.robust > best["robust"]):
                     kept = {name: tensor.cpu().clone() for name, tensor in tensors.items()}
                     best = {"robust": scores.robust, "epoch": epoch, "parameters": kept}
-            save(Position(epoch + 1, 0))
+            if recipe.select == "best":
+                save(Position(epoch + 1, 0))
 
         if best is not None:
             with torch.no_grad():
@@ -312,6 +359,8 @@ def _train(recipe: Recipe, run: Run, fabric: Fabric, progress: bool) -> None:
                 "base_fingerprint": original_fingerprint,
                 "objective": objective.settings(),
                 "recipe": recipe.name,
+                # So that nobody counts it among unseen sets (traps 45).
+                "source": {"set": source.images.name, "split": source.images.split},
                 "epoch": recipe.epochs - 1 if best is None else best["epoch"],
             }
             if recipe.precision == "fp64":

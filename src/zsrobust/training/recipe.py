@@ -20,8 +20,14 @@ from zsrobust.threat import Norm, Resolution, Threat, parse_eps
 
 
 def _read_eps(value: Any) -> Any:
-    # linf's upper bound is Threat's to check: here the norm is not known yet.
+    # linf's upper bound is checked where the norm is known.
+    if isinstance(value, bool):
+        raise UserError(f"eps must be a number such as 2/255, got {value}.")
     return parse_eps(value, "any") if isinstance(value, str | int | float) else value
+
+
+def _as_list(value: Any) -> Any:
+    return [value] if isinstance(value, str | int | float) else value
 
 
 Eps = Annotated[float, BeforeValidator(_read_eps)]
@@ -114,7 +120,7 @@ class EvaluatePart(_Part):
     sets: str
     attacks: list[str] = ["clean", "pgd-20", "cw-margin-20"]
     norm: Norm = "linf"
-    eps: list[Eps]
+    eps: Annotated[list[Eps], BeforeValidator(_as_list)]
     limit: int | None = Field(default=None, ge=1)
     templates: list[str] | None = None
 
@@ -148,7 +154,7 @@ class Recipe(_Part):
     # What follows moves no weight beyond rounding: a run may be resumed with other values.
     device: str = "auto"
     devices: int = Field(default=1, ge=1)
-    workers: int | Literal["auto"] = "auto"
+    workers: Annotated[int, Field(ge=0)] | Literal["auto"] = "auto"
     """Loading processes; auto is 0 on a CPU, else 8."""
     threads: int | None = Field(default=None, ge=1)
     """CPU threads of torch; null leaves them. Bit-identical resumption needs the same number."""
@@ -159,6 +165,14 @@ class Recipe(_Part):
     @model_validator(mode="after")
     def _names_and_contradictions(self) -> Recipe:
         Threat(self.threat.norm, self.threat.eps, self.threat.resolution)
+        Threat(
+            self.threat.norm, self.step_size()
+        )  # a step beyond the whole range was meant in /255
+        warmup = self.schedule.warmup
+        if warmup is not None and warmup >= 1 and warmup != int(warmup):
+            raise UserError(
+                f"schedule.warmup is a number of steps, or a fraction below 1; got {warmup}."
+            )
         if self.objective.name not in OBJECTIVES:
             raise unknown_name("objective", self.objective.name, OBJECTIVES)
         if self.adaptation.name not in ADAPTATIONS:
@@ -193,6 +207,8 @@ class Recipe(_Part):
             "checkpoint_every",
             "evaluate",
         }
+        if self.select == "last":
+            volatile.add("validation")  # then it measures and chooses nothing
         return self.model_dump(mode="json", exclude=volatile)
 
 

@@ -67,8 +67,8 @@ class Run:
         """
         stored = folder / "recipe.json"
         if stored.is_file():
-            _refuse_other_recipe(recipe, json.loads(stored.read_text("utf-8")), folder)
-        elif folder.is_dir() and any(f.name != ".lock" for f in folder.iterdir()):
+            _refuse_other_recipe(recipe, stored.read_text("utf-8"), folder)
+        elif folder.is_dir() and any(not f.name.startswith(".") for f in folder.iterdir()):
             raise UserError(f"{folder} is not empty and holds no run: choose another --out.")
         else:
             write_json(stored, recipe.model_dump(mode="json"))
@@ -90,12 +90,12 @@ class Run:
         return JsonLines(self.log)
 
 
-def _refuse_other_recipe(recipe: Recipe, stored: dict[str, Any], folder: Path) -> None:
+def _refuse_other_recipe(recipe: Recipe, stored: str, folder: Path) -> None:
     try:
-        before = Recipe.model_validate(stored).determining()
+        before = Recipe.model_validate(json.loads(stored)).determining()
     except ValueError as error:
         raise UserError(
-            f"{folder}/recipe.json was written by another version: choose another --out."
+            f"{folder}/recipe.json is damaged or was written by another version: choose another --out."
         ) from error
     now = recipe.determining()
     changed = [

@@ -68,8 +68,9 @@ def training_step(
     rate: float,
     global_size: int,
     settings: StepSettings,
+    counted: bool = True,
 ) -> float:
-    """Take one optimiser step and return the mean loss of this rank's samples, in nats.
+    """Take one optimiser step and return the mean loss over the global batch, in nats.
 
     Args:
         fabric: device, precision and processes.
@@ -81,9 +82,12 @@ def training_step(
         rate: the learning rate of this step.
         global_size: samples of the global batch over all ranks.
         settings: the adversary.
+        counted: False where a rank has no sample of a small last batch and stands in with another's: it
+            takes part in the synchronisation with weight 0.
 
     Raises:
-        FloatingPointError: if the loss or a gradient of the adversary is not finite.
+        FloatingPointError: if the loss or a gradient is not finite, on all ranks together; no weight
+            has been touched then.
     """
     for group in optimiser.param_groups:
         group["lr"] = rate
@@ -92,7 +96,7 @@ def training_step(
     # never move, and no CLIP is fine-tuned with dropout here (traps 10).
     learner.eval()
 
-    total = torch.zeros((), device=batch.images.device)
+    total = torch.zeros((), device=batch.images.device, dtype=batch.images.dtype)
     micro_batches = list(_micro_batches(batch, settings.micro_batch))
     for number, micro in enumerate(micro_batches):
         micro = learner.objective.prepare(micro)  # noqa: PLW2901 - the batch with its targets
@@ -105,17 +109,25 @@ def training_step(
             losses = wrapped(images, micro)  # (N,)
             # Data parallelism averages gradients over ranks; this weight makes that the mean over the
             # global batch whatever each rank holds of it (traps 40).
-            loss = losses.sum() * (fabric.world_size / global_size)
+            weight = fabric.world_size / global_size if counted else 0.0
+            loss = losses.sum() * weight
             fabric.backward(loss)
-        total += losses.detach().sum()
+        total += losses.detach().sum() * float(counted)
 
-    mean = float(total) / len(batch.ids)
-    if not mean < float("inf"):
+    # Gradients are those of all ranks by now, so one rank's NaN would be everybody's: all look at the sum.
+    gradients = [p.grad for p in learner.parameters() if p.grad is not None]
+    norm = torch.nn.utils.get_total_norm(gradients)
+    summed = fabric.all_reduce(total, reduce_op="sum")
+    mean, length = (
+        torch.stack([summed / global_size, norm.to(summed)])
+    ).tolist()  # one sync a step
+    if not (mean < float("inf") and length < float("inf")):
         raise FloatingPointError(
-            f"the loss is {mean} at learning rate {rate:.3g}: lower optimiser.lr, or the precision is too low"
+            f"loss {mean:.4g}, gradient norm {length:.4g} at learning rate {rate:.3g}: lower optimiser.lr, "
+            "or the precision is too low"
         )
     optimiser.step()
-    return mean
+    return float(mean)
 
 
 def _adversarial(

@@ -13,12 +13,12 @@ from zsrobust.attacks.outcome import Outcome
 from zsrobust.errors import UserError
 from zsrobust.models import ZeroShotClassifier
 from zsrobust.preprocess import to_unit
-from zsrobust.threat import Threat
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from lightning_fabric import Fabric
+    from PIL.Image import Image
     from torch import Tensor
 
     from zsrobust.data import ImageSet
@@ -60,6 +60,11 @@ class Scores:
         }
 
 
+def recipe_geometry(recipe: Recipe, clip: Clip) -> Callable[[Image], Image] | None:
+    """Return resize and crop before the attack; None where the ball lies at native resolution."""
+    return None if recipe.threat.resolution == "native" else clip.preprocess.geometry()
+
+
 def open_held_out(recipe: Recipe, source: SourceData) -> ImageSet:
     """Open the recipe's held-out source images.
 
@@ -74,6 +79,7 @@ def open_held_out(recipe: Recipe, source: SourceData) -> ImageSet:
         raise UserError(
             f"validation.split {settings.split!r} is the split that is trained on: hold some images out."
         )
+    attacks.plan(settings.attack, recipe.attack_threat())
     held_out = data.open_set(settings.set or recipe.source.set, settings.split)
     if source.images.classnames is None or held_out.classnames != source.images.classnames:
         raise UserError(
@@ -99,8 +105,7 @@ def validate(recipe: Recipe, clip: Clip, source: SourceData, fabric: Fabric | No
     classifier = ZeroShotClassifier.from_texts(clip, names, source.templates).to(device)
     if recipe.precision == "fp64":
         classifier.double()
-    threat = Threat(recipe.threat.norm, recipe.threat.eps, recipe.threat.resolution)
-    plan = attacks.plan(f"{settings.attack}:early_exit=false", threat)
+    plan = attacks.plan(f"{settings.attack}:early_exit=false", recipe.attack_threat())
     indices = held_out.first(settings.limit)
 
     probabilities: dict[str, float] = {}
@@ -110,7 +115,7 @@ def validate(recipe: Recipe, clip: Clip, source: SourceData, fabric: Fabric | No
         probabilities.update(zip(names, true.tolist(), strict=True))
 
     def chunks() -> Iterator[Chunk]:
-        for batch in data.batches(held_out, indices, clip.preprocess.geometry(), _BATCH):
+        for batch in data.batches(held_out, indices, recipe_geometry(recipe, clip), _BATCH):
             if batch.labels is None:
                 raise UserError("the validation set has no labels.")
             images = to_unit(batch.images).to(device, classifier.anchors.dtype)

@@ -7,10 +7,10 @@ from pathlib import Path
 from zsrobust import attacks, data
 from zsrobust.evaluation.evaluate import evaluate
 from zsrobust.evaluation.table import EvaluationTable
+from zsrobust.threat import Threat
 from zsrobust.training.loop import harden
 from zsrobust.training.recipe import EvaluatePart, Recipe
 from zsrobust.training.run import Run
-from zsrobust.threat import Threat
 
 
 def harden_and_evaluate(

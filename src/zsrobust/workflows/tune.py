@@ -30,13 +30,15 @@ class Choice:
     rate: float
     reason: str
     scores: dict[float, Scores]
+    images: int | None
+    """How many source images each rate was trained on; null is all of them."""
 
     def to_json(self, recipe: Recipe) -> dict[str, Any]:
         """Return grid, scores and choice, to be committed before any target is evaluated."""
         validation = recipe.validation
         return {
             "recipe": recipe.name,
-            "images": recipe.source.limit,
+            "images": self.images,
             "eps": recipe.threat.eps,
             "norm": recipe.threat.norm,
             "held_out": None if validation is None else validation.model_dump(mode="json"),
@@ -79,11 +81,8 @@ def tune(
         scores[beyond] = _score(recipe, beyond, images, folder, progress)
         rate, again = choose(scores)
         reason = f"the grid was extended to {beyond:.3g}; {again}"
-    choice = Choice(rate, reason, scores)
-    prefix = recipe.model_copy(
-        update={"source": recipe.source.model_copy(update={"limit": images})}
-    )
-    write_json(folder / "choice.json", choice.to_json(prefix))
+    choice = Choice(rate, reason, scores, recipe.source.limit if images is None else images)
+    write_json(folder / "choice.json", choice.to_json(recipe))
     return choice
 
 
