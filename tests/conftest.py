@@ -60,9 +60,12 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]):
 
 
 @pytest.fixture(autouse=True, scope="session")
-def _two_threads():
-    """A fixed number of threads, so that a run on another machine differs by its rounding alone."""
-    torch.set_num_threads(min(2, os.cpu_count() or 1))
+def _one_thread():
+    """A fixed number of threads, so that a run on another machine differs by its rounding alone.
+
+    One: a second thread only waits where the matrices are this small.
+    """
+    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")

@@ -106,9 +106,10 @@ def test_judging_the_last_iterate_equals_a_plain_loop_exactly(norm, eps, loss):
         if norm == "linf":
             x = (x + eps / 4 * g.sign()).clamp(images - eps, images + eps).clamp(0, 1)
         else:
-            d = x + eps / 4 * (g * (1 / g.flatten(1).norm(dim=1))[:, None, None, None]) - images
-            n = d.flatten(1).norm(dim=1)[:, None, None, None]
-            x = (images + d * (eps / n).clamp(max=1)).clamp(0, 1)
+            length = g.double().flatten(1).norm(dim=1)[:, None, None, None]
+            d = x + eps / 4 * (g * (1 / length).float()) - images
+            n = d.double().flatten(1).norm(dim=1)[:, None, None, None]
+            x = (images + d * (eps / n).clamp(max=1).float()).clamp(0, 1)
     reference = net(x).argmax(1) != labels
 
     assert torch.equal(torch.stack([o.image for o in found]), x.detach())

@@ -675,3 +675,54 @@ def test_two_folders_of_one_name_stay_apart(tiny_clip, sorted_set, tmp_path):
     (cell,) = folders(tmp_path / "out").values()
     newest = rows(cell)
     assert all(newest[i]["image"] == image_hash((other / i).read_bytes()) for i in newest)
+
+
+def test_an_attack_that_judges_nothing_is_refused(tiny_clip, sorted_set):
+    """Its robust accuracy would be the clean one."""
+    with pytest.raises(UserError, match="judges no query"):
+        evaluate([tiny_clip], f"folder:{sorted_set}", ["pgd-2:judge=none"], "4/255", device="cpu")
+
+
+def test_the_scale_in_force_is_part_of_the_key(tiny_clip_folder, sorted_set, tmp_path):
+    """It stands beside the weights: a changed one must not find the old cells (traps 47)."""
+    for scale in (None, 3.0):
+        clip = load_clip(f"local-dir:{tiny_clip_folder}")
+        if scale is not None:
+            clip.logit_scale = scale
+        evaluate([clip], f"folder:{sorted_set}", [], limit=5, out=tmp_path, device="cpu")
+    assert len(list((tmp_path / "cells").iterdir())) == 2
+
+
+def test_what_a_run_was_hardened_on_never_enters_the_mean(
+    tiny_clip_folder, tiny_set_folder, tmp_path
+):
+    """Not for the run, and not for the model it is compared with (traps 45)."""
+    from zsrobust.training.loop import harden
+    from zsrobust.training.recipe import parse_recipe
+
+    source = f"folder:{tiny_set_folder}/train"
+    model = f"local-dir:{tiny_clip_folder}"
+    recipe = parse_recipe(
+        {
+            "name": "test/source",
+            "model": model,
+            "source": {"set": source, "split": "test", "limit": 8},
+            "optimiser": {"lr": 1e-4},
+            "device": "cpu",
+        }
+    )
+    run = harden(recipe, tmp_path / "run")
+    sets = [source, f"folder:{tiny_set_folder}/val"]
+    table = evaluate([model, run], sets, ["pgd-1"], "4/255", limit=5, device="cpu")
+    assert {row.image_set: row.is_source for row in table.rows} == {"train": True, "val": False}
+    for given in (model, run.spec):
+        assert [row.image_set for row in table.of(given, 4 / 255)] == ["val"]
+        assert table.mean(given, 4 / 255, "clean").samples == 5
+
+
+def test_a_string_is_no_list(tiny_clip, sorted_set):
+    """It would be read letter by letter."""
+    with pytest.raises(UserError, match=r"write \['mini-clip'\]"):
+        evaluate("mini-clip", f"folder:{sorted_set}")
+    with pytest.raises(UserError, match="attacks must be a list"):
+        evaluate([tiny_clip], f"folder:{sorted_set}", "pgd-20")

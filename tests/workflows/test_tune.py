@@ -62,6 +62,8 @@ def test_a_best_value_at_an_end_extends_the_grid_by_one(monkeypatch, tmp_path, b
         return scores(60 if rate == best else 10)
 
     monkeypatch.setattr(module, "_score", score)
+    monkeypatch.setattr(module, "open_source", lambda _: None)
+    monkeypatch.setattr(module, "open_held_out", lambda *_: None)
     choice = tune(parse_recipe(RECIPE), [3e-4, 3e-5, 1e-4], images=50, out=tmp_path)
     expected = [3e-5, 1e-4, 3e-4] + ([beyond] if beyond else [])
     assert asked == pytest.approx(expected)

@@ -1,4 +1,4 @@
-"""`zsrobust tune RECIPE --lr 3e-5,1e-4,3e-4 --images 2500`."""
+"""`zsrobust tune RECIPE --lr 3e-5,1e-4,3e-4 [--images 2500]`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def command(
     lr: Annotated[str, typer.Option(help="The grid, with commas.")] = "3e-5,1e-4,3e-4",
     images: Annotated[
         int | None, typer.Option(help="First N source images. [the recipe's limit]")
-    ] = 2500,
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="Folder of the grid. [runs/tune/RECIPE]")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:

@@ -25,6 +25,8 @@ from zsrobust.attacks.engine import (
     Groups,
     attack_chunks,
     check_finite,
+    evaluating,
+    full_precision,
     judge_logits,
 )
 from zsrobust.attacks.outcome import Outcome
@@ -32,8 +34,10 @@ from zsrobust.errors import UserError, unknown_name
 from zsrobust.evaluation.cells import Cell, Record, cell_key
 from zsrobust.evaluation.table import EvaluationTable, Row
 from zsrobust.files import folder_lock
-from zsrobust.hashing import image_hash
+from zsrobust.hashing import image_hash, sha256_json
 from zsrobust.models import Clip, ZeroShotClassifier, load_clip, parse_spec, text_record
+from zsrobust.models.classifier import render
+from zsrobust.models.load import read_adaptation
 from zsrobust.preprocess import to_unit
 from zsrobust.threat import Norm, Resolution, Threat, parse_eps
 
@@ -115,6 +119,9 @@ def evaluate(
         EnvironmentFault: if `out` cannot be written or another process works in it.
         FloatingPointError: if a model's logits are not finite.
     """
+    for what, given in (("models", models), ("attacks", attacks)):
+        if isinstance(given, str):
+            raise UserError(f"{what} must be a list, got {given!r}: write [{given!r}].")
     suite = data.load_suite(sets if isinstance(sets, str) else ",".join(sets))
     radii = [eps] if isinstance(eps, float | int | str) else list(eps)
     try:
@@ -150,13 +157,18 @@ def evaluate(
     if request.attacks and not request.eps:
         raise UserError("no eps given: an attack needs at least one, for instance 1/255.")
     for name in request.attacks:  # a mistake in the last name must not show after an hour
-        attack_table.plan(name, Threat(norm, request.eps[0]))
+        if attack_table.plan(name, Threat(norm, request.eps[0])).judge == "none":
+            raise UserError(
+                f"attack {name!r} judges no query: nothing could break; leave judge out."
+            )
     _check_models(models)
     opened = [(data.open_set(spec), False) for spec in suite.sets]
     if with_source:
         if suite.source is None:
             raise UserError(f"sets {suite.name!r} name no source set: leave --with-source out.")
         opened.append((data.open_set(suite.source, suite.source_split), True))
+    trained_on = {name for given in models for name in _hardened_on(given)}
+    opened = [(image_set, kept or image_set.name in trained_on) for image_set, kept in opened]
     for image_set, _ in opened:
         if image_set.labels is None or image_set.classnames is None:
             raise UserError(f"set {image_set.name!r} has no labels: it cannot be measured.")
@@ -198,6 +210,19 @@ def _check_models(models: Sequence[Any]) -> None:
     for label, count in Counter(_label(given) for given in models).items():
         if count > 1:
             raise UserError(f"model {label!r} is given {count} times: name each one once.")
+
+
+def _hardened_on(given: Any) -> list[str]:
+    """Return the name of the set that a run was hardened on: it is no unseen set for any model (traps 45)."""
+    spec = parse_spec(_label(given)) if not isinstance(given, Clip) else None
+    if spec is None or spec.kind != "run" or spec.folder is None:
+        return []
+    if not (spec.folder / "model" / "adaptation.json").is_file():
+        raise UserError(
+            f"{spec.text}: the hardening has not finished; start the same command again."
+        )
+    source = read_adaptation(spec.folder / "model").get("source")
+    return [str(source["set"])] if isinstance(source, dict) and "set" in source else []
 
 
 def _clip(given: Any) -> Clip:
@@ -272,6 +297,11 @@ def _measure(
         clip, image_set.classnames or [], templates, precision=request.precision
     ).to(request.device)
 
+    texts = text_record(image_set.classnames or [], templates)
+    # What the weights' fingerprint does not cover: the scale in force, and what the tokenizer made of it.
+    texts |= {"scale": classifier.scale, "tokens": _token_hash(clip, image_set, templates)}
+    groups = Groups.of(classifier.groups, len(classifier.anchors), request.device)
+
     plans: dict[tuple[float, str], Plan] = {}
     for radius in request.eps if request.attacks else []:
         threat = Threat(request.norm, radius, resolution)
@@ -287,7 +317,7 @@ def _measure(
             weights=clip.fingerprint,
             # The clean cell has no ball, yet its pixels depend on where they are resized.
             preprocess={**clip.preprocess.settings(), "resolution": resolution},
-            texts=text_record(image_set.classnames or [], templates),
+            texts=texts,
             duplicates=request.duplicates,
             image_set=image_set.name,
             split=image_set.split,
@@ -334,7 +364,8 @@ def _measure(
         clean_cell.begin(here)
         bar(f"{image_set.name} clean", len(clean_todo))
         for names, images, targets in load(clean_todo):
-            for record, row in _clean_pass(classifier, names, images, targets, request, hashes):
+            for outcome, row in _clean_pass(classifier, groups, names, images, targets, request):
+                record = Record.of(outcome, hashes[outcome.id])
                 clean_cell.add(record)
                 if keep:
                     logits_of[record.id] = row
@@ -386,23 +417,27 @@ def _measure(
         yield {**common, "eps": radius, "robust": robust}
 
 
+def _token_hash(clip: Clip, image_set: ImageSet, templates: list[str]) -> str:
+    rendered = render(image_set.classnames or [], templates)
+    return sha256_json([clip.tokenizer(texts).tolist() for texts in rendered])
+
+
 def _clean_pass(
     classifier: ZeroShotClassifier,
+    groups: Groups,
     names: list[str],
     images: Tensor,
     labels: Tensor,
     request: Request,
-    hashes: dict[str, str],
-) -> Iterator[tuple[Record, Tensor]]:
-    with torch.no_grad():
+) -> Iterator[tuple[Outcome, Tensor]]:
+    with torch.no_grad(), evaluating(classifier), full_precision():
         logits = classifier(images)
     check_finite(logits, names, "on the clean image")
-    groups = Groups.of(classifier.groups, logits.shape[1], logits.device)
     right, margins = judge_logits(logits, labels, groups, request.duplicates)
     columns = zip(names, labels.tolist(), right.tolist(), margins.tolist(), strict=True)
     for i, (name, label, correct, margin) in enumerate(columns):
         outcome = Outcome(name, label, correct, margin, margin=margin)
-        yield Record.of(outcome, hashes[name]), logits[i].clone()
+        yield outcome, logits[i].clone()
 
 
 @contextlib.contextmanager

@@ -240,7 +240,10 @@ def load_recipe(name_or_file: str, overrides: list[str] | None = None) -> Recipe
     if path.suffix in (".yaml", ".yml") or path.is_file():
         if not path.is_file():
             raise UserError(f"recipe file {name_or_file} does not exist.")
-        text = path.read_text(encoding="utf-8")
+        try:
+            text = path.read_text(encoding="utf-8")
+        except UnicodeDecodeError as error:
+            raise UserError(f"recipe file {name_or_file} is not UTF-8 text.") from error
     elif name_or_file in recipe_names():
         text = (resources.files("zsrobust") / "recipes" / f"{name_or_file}.yaml").read_text("utf-8")
     else:

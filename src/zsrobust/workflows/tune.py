@@ -14,13 +14,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from zsrobust.errors import UserError
 from zsrobust.files import write_json
 from zsrobust.models import load_clip
 from zsrobust.training.loop import harden, open_source
 from zsrobust.training.recipe import Recipe, parse_recipe
-from zsrobust.training.validation import Scores, validate
+from zsrobust.training.validation import Scores, open_held_out, validate
 
 
 @dataclass(frozen=True)
@@ -74,6 +75,7 @@ def tune(
     if len(grid) < 2 or grid[0] <= 0:
         raise UserError(f"the grid needs at least two different rates > 0, got {rates}.")
     folder = Path(out)
+    open_held_out(recipe, open_source(recipe))  # a mistake in it must not show after the first rate
     scores = {rate: _score(recipe, rate, images, folder, progress) for rate in grid}
     rate, reason = choose(scores)
     if rate in (grid[0], grid[-1]):
@@ -134,7 +136,8 @@ def _score(recipe: Recipe, rate: float, images: int | None, folder: Path, progre
     kept = run.folder / "scores.json"
     if kept.is_file():
         return Scores(**json.loads(kept.read_text("utf-8")))
-    clip = load_clip(run.spec)
+    device = "cuda" if recipe.device == "auto" and torch.cuda.is_available() else recipe.device
+    clip = load_clip(run.spec, "cpu" if device == "auto" else device)
     scores = validate(one, clip, open_source(one), None)
     write_json(
         kept,
