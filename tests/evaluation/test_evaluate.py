@@ -25,7 +25,7 @@ from zsrobust.evaluation import EvaluationTable, evaluate
 from zsrobust.evaluation.cells import Record
 from zsrobust.files import folder_lock
 from zsrobust.hashing import image_hash
-from zsrobust.models import Clip, ZeroShotClassifier
+from zsrobust.models import Clip, ZeroShotClassifier, load_clip
 from zsrobust.preprocess import to_unit
 
 # The module: its name in the package stands for the function.
