@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: all install format lint types contracts check fix test test-slow bench help
+.PHONY: install format lint types contracts check fix test test-slow bench results help
 help:
 	@echo "make test       everything that CI runs: format, lint, types, import contracts, tests"
 	@echo "make test-slow  the tests that take minutes"
@@ -45,3 +45,10 @@ test-slow: install
 bench: install
 	$(BIN)/python benchmarks/training_step.py
 	$(BIN)/python benchmarks/evaluation_memory.py
+
+# Needs ZSROBUST_MODELS and ZSROBUST_DATA; about an hour on two cores, resumable.
+results: install
+	$(BIN)/zsrobust harden mini/tecoa-ft-eps1 --no-evaluate
+	$(BIN)/zsrobust harden mini/tecoa-ft-eps2 --no-evaluate
+	$(BIN)/zsrobust harden mini/tecoa-ft-eps2-long --no-evaluate
+	$(BIN)/python results/mini/page.py
