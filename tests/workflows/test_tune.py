@@ -75,6 +75,25 @@ def test_a_best_value_at_an_end_extends_the_grid_by_one(monkeypatch, tmp_path, b
     assert record["held_out"]["split"] == "val"
 
 
+def test_the_grid_is_extended_where_the_best_lies_at_an_end_though_a_tied_rate_is_chosen(
+    monkeypatch, tmp_path
+):
+    """The accuracy still rises there; who is chosen is decided after looking beyond."""
+    known = {1e-4: scores(5), 3e-4: scores(28, 0.9), 9e-4: scores(30, 0.5), 2.7e-3: scores(9, 0.9)}
+    asked = []
+
+    def score(recipe, rate, *_):
+        asked.append(rate)
+        return next(s for r, s in known.items() if r == pytest.approx(rate))
+
+    monkeypatch.setattr(module, "_score", score)
+    monkeypatch.setattr(module, "open_source", lambda _: None)
+    monkeypatch.setattr(module, "open_held_out", lambda *_: None)
+    choice = tune(parse_recipe(RECIPE), [1e-4, 3e-4, 9e-4], images=50, out=tmp_path)
+    assert asked == pytest.approx([1e-4, 3e-4, 9e-4, 2.7e-3])
+    assert choice.rate == 3e-4
+
+
 def test_a_real_grid_runs_on_held_out_source_images_alone(
     tmp_path, tiny_clip_folder, tiny_set_folder
 ):

@@ -3,7 +3,8 @@
 Each rate of the grid hardens the model on a prefix of the source; the one with the highest robust accuracy on
 held-out source images at the trained eps is best. Rates whose paired difference to it is within two
 standard errors are tied with it: the higher mean probability of the true class on the attacked images
-decides, then the smaller rate. A choice at an end of the grid extends the grid by one. No target set is opened.
+decides, then the smaller rate. A best value at an end of the grid extends the grid by one, also where a
+tied rate inside it is chosen. No target set is opened.
 """
 
 from __future__ import annotations
@@ -78,8 +79,9 @@ def tune(
     open_held_out(recipe, open_source(recipe))  # a mistake in it must not show after the first rate
     scores = {rate: _score(recipe, rate, images, folder, progress) for rate in grid}
     rate, reason = choose(scores)
-    if rate in (grid[0], grid[-1]):
-        beyond = _beyond(grid, rate)
+    best = _best(scores)
+    if best in (grid[0], grid[-1]):
+        beyond = _beyond(grid, best)
         scores[beyond] = _score(recipe, beyond, images, folder, progress)
         rate, again = choose(scores)
         reason = f"the grid was extended to {beyond:.3g}; {again}"
@@ -94,7 +96,7 @@ def choose(scores: dict[float, Scores]) -> tuple[float, str]:
     Args:
         scores: rate -> scores on the same held-out samples.
     """
-    best = max(scores, key=lambda rate: (scores[rate].robust, -rate))
+    best = _best(scores)
     tied = [rate for rate in scores if rate == best or _tied(scores[best], scores[rate])]
     chosen = min(tied, key=lambda rate: (-scores[rate].true_probability, rate))
     if len(tied) == 1:
@@ -104,6 +106,11 @@ def choose(scores: dict[float, Scores]) -> tuple[float, str]:
         f"{named} are tied within two standard errors of the best ({best:.3g}); "
         f"{chosen:.3g} has the highest mean probability of the true class on the attacked images"
     )
+
+
+def _best(scores: dict[float, Scores]) -> float:
+    """Return the rate with the highest robust accuracy; of equal ones the smaller."""
+    return max(scores, key=lambda rate: (scores[rate].robust, -rate))
 
 
 def _tied(best: Scores, other: Scores) -> bool:

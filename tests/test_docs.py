@@ -1,0 +1,310 @@
+"""The documents: their blocks run, their links, tables and citations hold.
+
+A block of README.md runs as it stands unless a comment `docs-test: parse` stands before it; in docs/ only
+those run that a comment `docs-test: run` asks for. What does not run is parsed all the same: commands by
+the command line itself, Python by the compiler, recipes by their schema. `my-clip`, `my-photos` and
+`other-photos` are the tiny fixtures in an empty folder; blocks of docs/ run in a copy of what the README left.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, get_args
+
+import pytest
+import torch
+import typer
+import yaml
+
+from zsrobust.cli import app, main
+from zsrobust.models.public import public_weights
+from zsrobust.threat import parse_eps
+from zsrobust.training.recipe import Recipe, load_recipe, parse_recipe, recipe_names
+
+ROOT = Path(__file__).parents[1]
+PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
+CODE = [*ROOT.glob("src/**/*.py"), *ROOT.glob("tests/**/*.py")]
+
+
+@dataclass(frozen=True)
+class Block:
+    """A fenced block, with the mode that the comment before it asks for."""
+
+    page: str
+    line: int
+    language: str
+    mode: str
+    text: str
+
+    @property
+    def commands(self) -> list[list[str]]:
+        """The words of each command, comments left out."""
+        lines = self.text.splitlines()
+        return [words for line in lines if (words := shlex.split(line, comments=True))]
+
+
+def blocks(page: Path) -> Iterator[Block]:
+    lines = page.read_text("utf-8").splitlines()
+    mode, fence, found = "", -1, []
+    for number, line in enumerate(lines):
+        if fence >= 0 and line == "```":
+            name = page.relative_to(ROOT).as_posix()
+            yield Block(name, fence + 1, lines[fence][3:], mode, "\n".join(found) + "\n")
+            mode, fence, found = "", -1, []
+        elif fence >= 0:
+            found.append(line)
+        elif line.startswith("```"):
+            fence = number
+        elif marker := re.fullmatch(r"<!-- docs-test: (run|parse) -->", line):
+            mode = marker[1]
+    assert fence < 0, f"{page}: the block at line {fence + 1} is never closed"
+
+
+ALL = [block for page in PAGES for block in blocks(page)]
+
+
+def name(block: Block) -> str:
+    return f"{block.page}:{block.line}"
+
+
+def zsrobust_arguments(words: list[str]) -> list[str] | None:
+    """What follows `zsrobust` or `-m zsrobust`; None for another program's command."""
+    if words[0] == "zsrobust":
+        return words[1:]
+    for at in range(len(words) - 1):
+        if words[at : at + 2] == ["-m", "zsrobust"]:
+            return words[at + 2 :]
+    return None
+
+
+def parse_command(arguments: list[str]) -> dict[str, Any]:
+    """Let the command line take the arguments apart, and call nothing; return them by name."""
+    command: Any = typer.main.get_command(app)
+    while hasattr(command, "commands"):
+        assert arguments[0] in command.commands, f"no command {arguments[0]!r}"
+        command, arguments = command.commands[arguments[0]], arguments[1:]
+    return dict(command.make_context("zsrobust", list(arguments)).params)
+
+
+@pytest.fixture
+def _one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@dataclass(frozen=True)
+class ReadThrough:
+    """What is left when the README was followed from top to bottom."""
+
+    folder: Path
+    variables: dict[str, Any]
+
+
+@pytest.fixture(scope="module")
+def read_through(
+    tmp_path_factory: pytest.TempPathFactory, tiny_clip_folder: Path, tiny_set_folder: Path
+) -> ReadThrough:
+    """Follow the README where my-clip, my-photos and other-photos lie; to be read only."""
+    folder = tmp_path_factory.mktemp("reader")
+    shutil.copytree(tiny_clip_folder, folder / "my-clip")
+    shutil.copytree(tiny_set_folder, folder / "my-photos")
+    shutil.copytree(tiny_set_folder / "val", folder / "other-photos")
+    variables: dict[str, Any] = {}
+    with pytest.MonkeyPatch.context() as patch:
+        bare(patch, folder)
+        for block in ALL:
+            if block.page == "README.md" and block.mode != "parse":
+                run_block(block, variables)
+    return ReadThrough(folder, variables)
+
+
+def bare(patch: pytest.MonkeyPatch, folder: Path) -> None:
+    """Make `folder` the current one, with no settings of the person who runs the tests."""
+    patch.chdir(folder)
+    patch.setenv("ZSROBUST_DEBUG", "")
+    patch.delenv("ZSROBUST_DATA", raising=False)
+    patch.delenv("ZSROBUST_MODELS", raising=False)
+
+
+def run_block(block: Block, variables: dict[str, Any]) -> None:
+    """Run a block in the current folder: a recipe is saved, a command is called, Python is executed."""
+    if block.language == "yaml":
+        saved = re.match(r"# (\S+\.yaml)\n", block.text)
+        assert saved, f"{name(block)}: the first line names the file"
+        Path(saved[1]).write_text(block.text)
+    elif block.language == "sh":
+        for words in block.commands:
+            assert words[0] == "zsrobust", f"{name(block)}: {words[0]} cannot be run in a test"
+            with pytest.raises(SystemExit) as stopped:
+                main(words[1:])
+            assert not stopped.value.code, f"{name(block)}: {shlex.join(words)}"
+    else:
+        exec(compile(block.text, name(block), "exec"), variables)  # noqa: S102 - our own README
+
+
+@pytest.mark.usefixtures("_one_thread")
+def test_the_readme_runs_from_top_to_bottom(read_through):
+    """Recipe, commands and Python, in their order, in one folder; the result loads in plain open_clip."""
+    import open_clip
+
+    ran = [b.language for b in ALL if b.page == "README.md" and b.mode != "parse"]
+    assert ran == ["yaml", "sh", "python", "python", "python"]
+    table = read_through.variables["table"].to_json()
+    assert [mean["model"] for mean in table["means"]] == read_through.variables["models"]
+    assert read_through.variables["run"].recipe.seed == 1
+    hardened = f"local-dir:{read_through.folder}/my-hardened-clip"
+    before, _, _ = open_clip.create_model_and_transforms(f"local-dir:{read_through.folder}/my-clip")
+    after, _, _ = open_clip.create_model_and_transforms(hardened)
+    assert torch.equal(before.text_projection, after.text_projection)
+    assert not torch.equal(before.visual.proj, after.visual.proj)
+
+
+@pytest.mark.usefixtures("_one_thread")
+@pytest.mark.parametrize("block", [b for b in ALL if b.mode == "run"], ids=name)
+def test_a_marked_block_runs(block, read_through, tmp_path, monkeypatch):
+    """Each on its own, after the README."""
+    shutil.copytree(read_through.folder, tmp_path, dirs_exist_ok=True)
+    bare(monkeypatch, tmp_path)
+    run_block(block, {})
+
+
+@pytest.mark.parametrize("block", [b for b in ALL if b.language == "sh"], ids=name)
+def test_every_command_is_one_that_the_command_line_takes(block):
+    """Commands, options and names of recipes, attacks and sets; other programs are known ones."""
+    from zsrobust.attacks import plan
+    from zsrobust.data import load_suite
+    from zsrobust.threat import Threat
+
+    for words in block.commands:
+        arguments = zsrobust_arguments(words)
+        if arguments is None:
+            assert words[0] in ("export", "make", "pip"), shlex.join(words)
+            continue
+        given = parse_command(arguments)
+        if "recipe" in given:
+            assert given["recipe"] in [*recipe_names(), "my-recipe.yaml"]
+        if "attacks" in given:
+            names = [text for text in given["attacks"].split(",") if text != "clean"]
+            assert all(plan(text, Threat("linf", 1 / 255)).name == text for text in names)
+            assert load_suite(given["sets"]).sets
+            assert all(parse_eps(text) > 0 for text in given["eps"].split(","))
+
+
+@pytest.mark.parametrize("block", [b for b in ALL if b.language in ("python", "yaml")], ids=name)
+def test_python_compiles_and_recipes_fit_the_schema(block):
+    """Also where they are not run."""
+    if block.language == "python":
+        compile(block.text, name(block), "exec")
+    else:
+        assert parse_recipe(yaml.safe_load(block.text), name(block)).name
+
+
+@pytest.mark.needs_data
+def test_what_the_mini_commands_name_is_there():
+    """Model, source and targets of the README's mini commands; nothing is measured on a target."""
+    from zsrobust.data import load_card, load_suite
+    from zsrobust.models import parse_spec
+    from zsrobust.training.loop import open_source
+
+    (block,) = [b for b in ALL if b.page == "README.md" and "mini/tecoa" in b.text]
+    harden, evaluate = (
+        parse_command(words[1:]) for words in block.commands if words[0] != "export"
+    )
+    recipe = load_recipe(harden["recipe"])
+    assert parse_spec(recipe.model).folder is not None
+    assert len(open_source(recipe).indices) == recipe.source.limit
+    assert [*evaluate["models"]] == [recipe.model, f"run:runs/{recipe.name}"]
+    assert recipe.evaluate is not None
+    asked = {"sets": evaluate["sets"], "attacks": evaluate["attacks"].split(",")}
+    asked |= {"eps": [parse_eps(evaluate["eps"])], "limit": evaluate["limit"]}
+    # The second command finds what the first one measured.
+    assert asked == {key: getattr(recipe.evaluate, key) for key in asked}
+    assert all(load_card(target).classes for target in load_suite(evaluate["sets"]).sets)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_to_files_and_paths_are_of_no_machine(page):
+    """Every relative link exists; no line holds an absolute path."""
+    text = page.read_text("utf-8")
+    links = re.findall(r"\]\(([^)\s]+)\)", text)
+    relative = [link.partition("#")[0] for link in links if "://" not in link]
+    missing = [link for link in relative if link and not (page.parent / link).exists()]
+    assert not missing
+    absolute = re.compile(r"(?:^|[\s\"'`(=:])(?:/[A-Za-z_.][\w.-]*|~/|[A-Z]:\\)")
+    # A command or a place in a repository never starts with a slash, 1/255 and [in /255] never with a letter.
+    assert [line for line in text.splitlines() if absolute.search(line)] == []
+
+
+def test_the_index_names_every_page():
+    text = (ROOT / "docs" / "index.md").read_text("utf-8")
+    assert [page.name for page in PAGES if page.name not in text and page.name != "index.md"] == []
+
+
+def recipe_keys(model: Any = Recipe, before: str = "") -> Iterator[tuple[str, Any]]:
+    """Dotted keys of all values, with their fields."""
+    for key, field in model.model_fields.items():
+        kinds = [field.annotation, *get_args(field.annotation)]
+        parts = [kind for kind in kinds if hasattr(kind, "model_fields")]
+        if parts:
+            yield from recipe_keys(parts[0], f"{before}{key}.")
+        else:
+            yield before + key, field
+
+
+def test_the_table_of_recipe_keys_is_the_schema():
+    """Every key of a recipe and only those, in order, with its default, and whether it moves weights."""
+    text = (ROOT / "docs" / "hardening.md").read_text("utf-8").partition("## The step")[0]
+    rows = re.findall(r"^\| `([\w.]+)` \| (.+?) \| .+ \| ([^|]+) \|$", text, re.MULTILINE)
+    fields = dict(recipe_keys())
+    assert [key for key, _, _ in rows] == list(fields)
+    least = {"name": "a", "model": "b", "source": {"set": "c"}, "optimiser": {"lr": 1.0}}
+    moving = parse_recipe(least).determining()
+    for key, default, moves in rows:
+        if fields[key].is_required():
+            assert default == "required"
+        else:
+            stated = yaml.safe_load(default.strip("`"))
+            stated = parse_eps(stated) if stated == "1/255" else stated
+            wanted = fields[key].default
+            assert stated == (list(wanted) if isinstance(wanted, tuple) else wanted), key
+        part = key.partition(".")[0]
+        wanted = (
+            "with `select: best`" if part == "validation" else "yes" if part in moving else "no"
+        )
+        assert moves == wanted, key
+
+
+def test_the_table_of_public_weights_is_the_loaders():
+    text = (ROOT / "docs" / "models.md").read_text("utf-8")
+    activation = {True: "QuickGELU", False: "GELU", None: "not verified"}
+    for row in public_weights():
+        wanted = f"| `{row.spec}` | {row.method} | {row.eps or 'not stated'} |"
+        wanted += (
+            f" {activation[row.quick_gelu]} | {row.source} | {'refused' if row.refused else ''} |"
+        )
+        assert wanted in text
+    assert len(re.findall(r"\| (?:QuickGELU|GELU|not verified) \|", text)) == len(public_weights())
+
+
+def test_citations_in_the_code_resolve():
+    """`facts 3.6` is a section of method.md, `traps 47` a rule of traps.md."""
+    sections = set(re.findall(r"^#+ ([\d.]*\d)\.? ", _page("method.md"), re.MULTILINE))
+    rules = [int(number) for number in re.findall(r"^(\d+)\. ", _page("traps.md"), re.MULTILINE)]
+    assert rules == list(range(1, 61))
+    for path in CODE:
+        code = path.read_text("utf-8")
+        cited = set(re.findall(r"\bfacts (\d+(?:\.\d+)?)", code))
+        assert cited <= sections, path
+        numbers = re.findall(r"\btraps (\d+(?:, \d+)*)", code)
+        assert {int(n) for found in numbers for n in found.split(", ")} <= set(rules), path
+
+
+def _page(of: str) -> str:
+    return (ROOT / "docs" / of).read_text("utf-8")
