@@ -108,18 +108,21 @@ class Groups:
         Raises:
             UserError: if `groups` has another length than `classes`, or fewer than two groups.
         """
-        raw = list(range(classes)) if groups is None else [int(g) for g in groups]
+        given = groups.tolist() if isinstance(groups, Tensor) else groups
+        raw = list(range(classes)) if given is None else [int(group) for group in given]
         if len(raw) != classes:
             raise UserError(f"groups name {len(raw)} classes, the model has {classes} logits.")
         number: dict[int, int] = {}
-        for group in raw:
-            number.setdefault(group, len(number))
+        first: list[int] = []
+        for k, group in enumerate(raw):
+            if group not in number:
+                number[group] = len(number)
+                first.append(k)
         if len(number) < 2:
             raise UserError(
                 f"an attack needs at least 2 classes with different texts, got {len(number)}: "
                 "nothing could be misclassified."
             )
-        first = [raw.index(group) for group in number]
         return cls(
             torch.tensor([number[g] for g in raw], device=device),
             torch.tensor(first, device=device),
