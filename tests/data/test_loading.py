@@ -70,7 +70,7 @@ def test_an_error_in_a_worker_is_one_line(write_tar, encoded, tmp_path):
     opened = open_set(f"wds:{tmp_path / 's'}")
     texts = []
     for workers in (0, 1):
-        with pytest.raises(UserError, match=r"^s, b: not a readable picture") as caught:
+        with pytest.raises(UserError, match=r"^s, b: not a picture that Pillow can read") as caught:
             list(batches(opened, [0, 1], None, 1, workers))
         texts.append(str(caught.value))
     # Pillow's own words hold the address of a buffer.

@@ -95,7 +95,7 @@ def test_check_names_what_is_wrong(wds, write_tar, encoded):
     texts = ["class name 'cat' stands for 2 labels: 0, 1.", "2 classes without an image: cat, dog."]
     assert opened.check() == texts
     more = opened.check(pictures=True)[2:]
-    assert more[0].startswith("pets, y: not a readable picture")
+    assert more[0].startswith("pets, y: not a picture that Pillow can read")
     assert more[1] == "2 byte-equal images: s0000000, x."
     assert _set(["a", "b"], [0, 7]).check()[0] == "1 labels outside 0 to 3: b."
 

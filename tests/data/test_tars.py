@@ -173,7 +173,7 @@ def test_a_corrupt_picture_is_named(write_tar, tmp_path):
     write_tar(tmp_path / "s/test/0.tar", [("a.png", b"no picture"), ("a.txt", b"a cat")])
     opened = open_set(f"wds:{tmp_path / 's'}")
     assert image_hash(opened.stored(0))
-    with pytest.raises(UserError, match=r"^s, a: not a readable picture"):
+    with pytest.raises(UserError, match=r"^s, a: not a picture that Pillow can read"):
         opened.picture(0)
 
 
