@@ -107,3 +107,15 @@ def tiny_set_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 pixels[..., label % 3] = 255 - 20 * label
                 Image.fromarray(pixels.astype(np.uint8)).save(folder / f"{i:03}.png")
     return root
+
+
+@pytest.fixture(scope="session")
+def other_set_folder(tiny_set_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The thirty held-out pictures under five other class names: DIR/class/*.png, unseen by any hardening."""
+    import shutil
+
+    root = tmp_path_factory.mktemp("others") / "other-set"
+    names = ["apple", "bridge", "cloud", "drum", "engine"]
+    for name, folder in zip(names, sorted((tiny_set_folder / "val").iterdir()), strict=True):
+        shutil.copytree(folder, root / name)
+    return root

@@ -109,13 +109,16 @@ class ReadThrough:
 
 @pytest.fixture(scope="module")
 def read_through(
-    tmp_path_factory: pytest.TempPathFactory, tiny_clip_folder: Path, tiny_set_folder: Path
+    tmp_path_factory: pytest.TempPathFactory,
+    tiny_clip_folder: Path,
+    tiny_set_folder: Path,
+    other_set_folder: Path,
 ) -> ReadThrough:
     """Follow the README where my-clip, my-photos and other-photos lie; to be read only."""
     folder = tmp_path_factory.mktemp("reader")
     shutil.copytree(tiny_clip_folder, folder / "my-clip")
     shutil.copytree(tiny_set_folder, folder / "my-photos")
-    shutil.copytree(tiny_set_folder / "val", folder / "other-photos")
+    shutil.copytree(other_set_folder, folder / "other-photos")
     variables: dict[str, Any] = {}
     with pytest.MonkeyPatch.context() as patch:
         bare(patch, folder)

@@ -103,8 +103,14 @@ def pets(tiny_set_folder: Path) -> str:
 
 
 @pytest.fixture(scope="session")
+def strangers(other_set_folder: Path) -> str:
+    """The same pictures under class names that the recipe does not see."""
+    return f"folder:{other_set_folder}"
+
+
+@pytest.fixture(scope="session")
 def recipe(
-    model: str, pets: str, tiny_set_folder: Path, tmp_path_factory: pytest.TempPathFactory
+    model: str, strangers: str, tiny_set_folder: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Path:
     """A recipe of two steps on sixty pictures, measured on the other thirty."""
     content = {
@@ -116,7 +122,12 @@ def recipe(
         "optimiser": {"name": "sgd", "lr": 0.05},
         "batch": 30,
         "threads": 1,
-        "evaluate": {"sets": pets, "attacks": ["clean", "pgd-2"], "eps": ["1/255"], "limit": 20},
+        "evaluate": {
+            "sets": strangers,
+            "attacks": ["clean", "pgd-2"],
+            "eps": ["1/255"],
+            "limit": 20,
+        },
     }
     path = tmp_path_factory.mktemp("recipes") / "two-steps.yaml"
     path.write_text(yaml.safe_dump(content))

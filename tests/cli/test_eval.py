@@ -73,10 +73,10 @@ def test_options_reach_the_evaluation(zs, model, pets):
     assert out["rows"][0]["resolution"] == "native"
 
 
-def test_two_models_are_compared_in_pairs(zs, model, pets, hardened):
+def test_two_models_are_compared_in_pairs(zs, model, strangers, hardened):
     """The second minus the first, said as such."""
     second = f"run:{hardened.run}"
-    arguments = ["eval", model, second, "--sets", pets, "--attacks", "pgd-1", "--limit", "10"]
+    arguments = ["eval", model, second, "--sets", strangers, "--attacks", "pgd-1", "--limit", "10"]
     printed, parsed = zs(*arguments), json.loads(zs(*arguments, "--json").out)
     (difference,) = parsed["differences"]
     assert (difference["model"], difference["minus"]) == (second, model)

@@ -70,9 +70,9 @@ def test_a_hardening_without_its_evaluation(zs, recipe, tmp_path):
     assert json.loads((tmp_path / "elsewhere" / "recipe.json").read_text())["seed"] == 1
 
 
-def test_a_run_is_measured_like_any_model(zs, hardened, pets):
+def test_a_run_is_measured_like_any_model(zs, hardened, strangers):
     """eval run:DIR gives the numbers that the hardening printed for it."""
-    arguments = ["--sets", pets, "--attacks", "clean,pgd-2", "--eps", "1/255", "--limit", "20"]
+    arguments = ["--sets", strangers, "--attacks", "clean,pgd-2", "--eps", "1/255", "--limit", "20"]
     found = json.loads(zs("eval", f"run:{hardened.run}", *arguments, "--json").out)
     cells = [
         path.parent / "outcomes.jsonl"
@@ -86,7 +86,7 @@ def test_a_run_is_measured_like_any_model(zs, hardened, pets):
     assert found["means"][0]["mean"]["pgd-2"]["value"] == pytest.approx(right / 20)
 
 
-def test_plain_open_clip_loads_a_converted_run(zs, hardened, pets, tmp_path):
+def test_plain_open_clip_loads_a_converted_run(zs, hardened, strangers, tmp_path):
     """A folder that knows nothing of this package, with the same features; measured, it is the same cells."""
     import open_clip
 
@@ -103,7 +103,7 @@ def test_plain_open_clip_loads_a_converted_run(zs, hardened, pets, tmp_path):
     assert transform is not None
     shutil.copytree(hardened.place / "results", tmp_path / "results")
     count = len(list((tmp_path / "results" / "cells").iterdir()))
-    options = ["--sets", pets, "--attacks", "pgd-2", "--limit", "20"]
+    options = ["--sets", strangers, "--attacks", "pgd-2", "--limit", "20"]
     assert zs("eval", "local-dir:converted", *options).code == 0
     assert len(list((tmp_path / "results" / "cells").iterdir())) == count
     assert (

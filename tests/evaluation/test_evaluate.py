@@ -694,7 +694,7 @@ def test_the_scale_in_force_is_part_of_the_key(tiny_clip_folder, sorted_set, tmp
 
 
 def test_what_a_run_was_hardened_on_never_enters_the_mean(
-    tiny_clip_folder, tiny_set_folder, tmp_path
+    tiny_clip_folder, tiny_set_folder, other_set_folder, tmp_path
 ):
     """Not for the run, and not for the model it is compared with (traps 45)."""
     from zsrobust.training.loop import harden
@@ -712,12 +712,20 @@ def test_what_a_run_was_hardened_on_never_enters_the_mean(
         }
     )
     run = harden(recipe, tmp_path / "run")
-    sets = [source, f"folder:{tiny_set_folder}/val"]
-    table = evaluate([model, run], sets, ["pgd-1"], "4/255", limit=5, device="cpu")
-    assert {row.image_set: row.is_source for row in table.rows} == {"train": True, "val": False}
-    for given in (model, run.spec):
-        assert [row.image_set for row in table.of(given, 4 / 255)] == ["val"]
-        assert table.mean(given, 4 / 255, "clean").samples == 5
+    # Held-out pictures of the same classes are source too, under whatever name and form of the model.
+    sets = [source, f"folder:{tiny_set_folder}/val", f"folder:{other_set_folder}"]
+    for given in (run.spec, f"local-dir:{run.model}"):
+        table = evaluate([model, given], sets, ["pgd-1"], "4/255", limit=5, device="cpu")
+        marked = {row.image_set: row.is_source for row in table.rows}
+        assert marked == {"train": True, "val": True, "other-set": False}
+        for one in (model, given):
+            assert [row.image_set for row in table.of(one, 4 / 255)] == ["other-set"]
+            assert table.mean(one, 4 / 255, "clean").samples == 5
+    alone = evaluate([model, run], sets[:2], ["pgd-1"], "4/255", limit=5, device="cpu").to_json()
+    assert alone["means"] == []
+    (difference,) = alone["differences"]
+    assert difference["mean"] is None
+    assert set(difference["per_set"]) == {"train", "val"}
 
 
 def test_a_string_is_no_list(tiny_clip, sorted_set):

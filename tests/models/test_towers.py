@@ -12,7 +12,9 @@ from zsrobust.training.recipe import parse_recipe
 @pytest.mark.parametrize(
     "tower", ["vit", "vit-quickgelu", "modified-resnet", "timm", "coca", "siglip"]
 )
-def test_every_tower_is_hardened_and_measured(tower, folders, tiny_set_folder, tmp_path):
+def test_every_tower_is_hardened_and_measured(
+    tower, folders, tiny_set_folder, other_set_folder, tmp_path
+):
     """Two steps of TeCoA move the image tower and nothing else; buffers and text tower are bit-identical."""
     import open_clip
 
@@ -36,7 +38,7 @@ def test_every_tower_is_hardened_and_measured(tower, folders, tiny_set_folder, t
     assert all(name.startswith("visual.") for name in moved)
     assert not any("running" in name or "num_batches" in name for name in moved)
 
-    sets = f"folder:{tiny_set_folder}/val"
+    sets = f"folder:{other_set_folder}"
     table = evaluate([model, run], sets, ["pgd-2", "cw-margin-2"], "4/255", limit=6, device="cpu")
     for given in table.models:
         (row,) = table.of(given, 4 / 255)

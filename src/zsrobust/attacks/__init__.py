@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from zsrobust.attacks.engine import Attack, Judge
     from zsrobust.attacks.pgd import Pgd
 
-__all__ = ["ATTACKS", "Plan", "plan", "robust_accuracy", "run"]
+__all__ = ["ATTACKS", "Outcome", "Plan", "plan", "robust_accuracy", "run"]
 
 
 def _pgd(threat: Threat, number: str | None, name: str, options: dict[str, Any]) -> Pgd:

@@ -15,7 +15,16 @@ import contextlib
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Protocol, runtime_checkable
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    ClassVar,
+    Literal,
+    NamedTuple,
+    Protocol,
+    get_args,
+    runtime_checkable,
+)
 
 import torch
 from torch import Tensor
@@ -24,7 +33,7 @@ from zsrobust import randomness
 from zsrobust.attacks import losses
 from zsrobust.attacks.outcome import Outcome
 from zsrobust.attacks.pgd import State, frozen
-from zsrobust.errors import UserError
+from zsrobust.errors import UserError, unknown_name
 from zsrobust.threat import Norm, Resolution, Threat
 
 if TYPE_CHECKING:
@@ -527,6 +536,8 @@ def run(
     from zsrobust.attacks import plan as read_plan
 
     names = _check_arguments(images, labels, ids, slots)
+    if duplicates not in get_args(Duplicates):
+        raise unknown_name("duplicates rule", str(duplicates), get_args(Duplicates))
     parameters = [*model.parameters(), *model.buffers()]
     device = parameters[0].device if parameters else images.device
     with torch.no_grad(), evaluating(model):

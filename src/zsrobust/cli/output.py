@@ -73,6 +73,17 @@ def print_table(table: EvaluationTable) -> None:
                         str(len(row.ids)),
                         *(percent(row.accuracy(c)) for c in columns),
                     )
+                    if source and model != table.models[0]:
+                        base = table.models[0]
+                        shown.add_row(
+                            f"{model} minus {base}",
+                            name,
+                            "paired",
+                            *(
+                                signed(table.set_difference(base, model, eps, row.image_set, c))
+                                for c in columns
+                            ),
+                        )
             rows = table.of(model, eps)
             if rows:
                 shown.add_row(

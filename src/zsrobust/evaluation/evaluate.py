@@ -36,7 +36,7 @@ from zsrobust.evaluation.table import EvaluationTable, Row
 from zsrobust.files import folder_lock
 from zsrobust.hashing import image_hash, sha256_json
 from zsrobust.models import Clip, ZeroShotClassifier, load_clip, parse_spec, text_record
-from zsrobust.models.classifier import render
+from zsrobust.models.classifier import DEFAULT_TEMPLATES, render
 from zsrobust.models.load import read_adaptation
 from zsrobust.preprocess import to_unit
 from zsrobust.threat import Norm, Resolution, Threat, parse_eps
@@ -44,8 +44,6 @@ from zsrobust.threat import Norm, Resolution, Threat, parse_eps
 if TYPE_CHECKING:
     from zsrobust.attacks import Plan
     from zsrobust.data import ImageSet
-
-DEFAULT_TEMPLATES = ("a photo of a {}.",)
 
 # Clean logits are kept for the attacks that follow while they fit in this many bytes; else they are made again.
 _LOGITS_KEPT = 64 * 2**20
@@ -150,6 +148,8 @@ def evaluate(
         workers=workers,
         device=chosen,
     )
+    if slots < 1:
+        raise UserError(f"slots must be >= 1, got {slots}.")
     if limit is not None and limit < 1:
         raise UserError(f"limit must be >= 1, got {limit}.")
     if not models:
@@ -167,8 +167,8 @@ def evaluate(
         if suite.source is None:
             raise UserError(f"sets {suite.name!r} name no source set: leave --with-source out.")
         opened.append((data.open_set(suite.source, suite.source_split), True))
-    trained_on = {name for given in models for name in _hardened_on(given)}
-    opened = [(image_set, kept or image_set.name in trained_on) for image_set, kept in opened]
+    sources = [source for given in models if (source := _hardened_on(given)) is not None]
+    opened = [(image_set, kept or _is_source(image_set, sources)) for image_set, kept in opened]
     for image_set, _ in opened:
         if image_set.labels is None or image_set.classnames is None:
             raise UserError(f"set {image_set.name!r} has no labels: it cannot be measured.")
@@ -212,17 +212,34 @@ def _check_models(models: Sequence[Any]) -> None:
             raise UserError(f"model {label!r} is given {count} times: name each one once.")
 
 
-def _hardened_on(given: Any) -> list[str]:
-    """Return the name of the set that a run was hardened on: it is no unseen set for any model (traps 45)."""
-    spec = parse_spec(_label(given)) if not isinstance(given, Clip) else None
-    if spec is None or spec.kind != "run" or spec.folder is None:
-        return []
-    if not (spec.folder / "model" / "adaptation.json").is_file():
-        raise UserError(
-            f"{spec.text}: the hardening has not finished; start the same command again."
-        )
-    source = read_adaptation(spec.folder / "model").get("source")
-    return [str(source["set"])] if isinstance(source, dict) and "set" in source else []
+def _hardened_on(given: Any) -> dict[str, Any] | None:
+    """Return the set that a run was hardened on, as its model folder says; None for other models."""
+    spec = parse_spec(_label(given))
+    if spec.folder is None or spec.kind not in ("run", "local_dir"):
+        return None
+    folder = spec.folder / "model" if spec.kind == "run" else spec.folder
+    if not (folder / "adaptation.json").is_file():
+        if spec.kind == "run":
+            raise UserError(
+                f"{spec.text}: the hardening has not finished; start the same command again."
+            )
+        return None
+    source = read_adaptation(folder).get("source")
+    return source if isinstance(source, dict) else None
+
+
+def _is_source(image_set: ImageSet, sources: list[dict[str, Any]]) -> bool:
+    """Whether the hardening saw the set's classes: then it is no unseen set for any model (traps 45).
+
+    By the class names; where the source had none (captions), by the set's name.
+    """
+    classes = sha256_json(image_set.classnames)
+    nameless = sha256_json(None)
+    return any(
+        source.get("classes") == classes
+        or (source.get("classes", nameless) == nameless and source.get("set") == image_set.name)
+        for source in sources
+    )
 
 
 def _clip(given: Any) -> Clip:

@@ -135,39 +135,26 @@ class EvaluationTable:
                 }
             )
         means, differences = [], []
+        base = self.models[0] if self.models else ""
         for eps in self.radii:
             for model in self.models:
-                rows = self.of(model, eps)
-                if not rows:
-                    continue
-                columns = self._columns_of(rows[0])
-                means.append(
-                    {
-                        "model": model,
-                        "eps": eps,
-                        "sets": len(rows),
-                        "mean": {c: self.mean(model, eps, c).row() for c in columns},
-                    }
-                )
-                if model != self.models[0]:
-                    base = self.models[0]
-                    differences.append(
-                        {
-                            "model": model,
-                            "minus": base,
-                            "eps": eps,
-                            "sets": len(rows),
-                            "mean": {
-                                c: self.difference(base, model, eps, c).row() for c in columns
-                            },
-                            "per_set": {
-                                row.image_set: {
-                                    c: self.set_difference(base, model, eps, row.image_set, c).row()
-                                    for c in columns
-                                }
-                                for row in rows
-                            },
+                rows, sources = self.of(model, eps), self.of(model, eps, source=True)
+                columns = self._columns_of([*rows, *sources][0])
+                common = {"model": model, "eps": eps, "sets": len(rows)}
+                if rows:
+                    mean = {c: self.mean(model, eps, c).row() for c in columns}
+                    means.append({**common, "mean": mean})
+                if model != base:
+                    per_set = {
+                        row.image_set: {
+                            c: self.set_difference(base, model, eps, row.image_set, c).row()
+                            for c in columns
                         }
+                        for row in [*sources, *rows]
+                    }
+                    whole = {c: self.difference(base, model, eps, c).row() for c in columns if rows}
+                    differences.append(
+                        {**common, "minus": base, "mean": whole or None, "per_set": per_set}
                     )
         return {
             "suite": self.suite,

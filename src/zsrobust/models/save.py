@@ -104,7 +104,10 @@ def convert(spec: str | ModelSpec, out: Path, form: Form = "open_clip") -> None:
     if form not in get_args(Form):
         raise unknown_name("form", str(form), get_args(Form))
     # Before loading: a model of some gigabytes is not read to be refused.
-    taken = out.exists() if form == "visual" else out.is_file() or (out / CONFIG_NAME).exists()
+    names = (CONFIG_NAME, *WEIGHT_NAMES)
+    taken = out.exists() and (
+        form == "visual" or out.is_file() or any((out / n).exists() for n in names)
+    )
     if taken:
         raise UserError(f"{out} is there already; name another place, or remove it first.")
     clip = load_clip(spec)

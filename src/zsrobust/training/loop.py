@@ -20,7 +20,9 @@ from zsrobust import adaptations, data, randomness
 from zsrobust.attacks.engine import full_precision
 from zsrobust.errors import UserError, ZsRobustError
 from zsrobust.files import folder_lock
+from zsrobust.hashing import sha256_json
 from zsrobust.models import load_clip, save_hardened, text_anchors
+from zsrobust.models.classifier import DEFAULT_TEMPLATES
 from zsrobust.objectives import objective_class
 from zsrobust.objectives.objective import Objective, TrainingBatch
 from zsrobust.preprocess import to_unit
@@ -36,8 +38,6 @@ if TYPE_CHECKING:
 
     from zsrobust.data import ImageSet
     from zsrobust.models import Clip
-
-PAPER_TEMPLATE = "This is a photo of a {}"
 
 
 def harden(recipe: Recipe, out: str | Path | None = None, *, progress: bool = False) -> Run:
@@ -177,7 +177,7 @@ def open_source(recipe: Recipe) -> SourceData:
         raise UserError(
             f"source.limit is {recipe.source.limit}, set {recipe.source.set!r} holds {len(images)} images."
         )
-    templates = recipe.source.templates or images.templates or [PAPER_TEMPLATE]
+    templates = recipe.source.templates or images.templates or list(DEFAULT_TEMPLATES)
     return SourceData(images, indices, templates)
 
 
@@ -293,7 +293,7 @@ def _train(recipe: Recipe, run: Run, fabric: Fabric, progress: bool) -> None:
             loader = data.batches_of(
                 source.images,
                 [[source.indices[i] for i in batch] for batch in mine],
-                recipe_geometry(recipe, clip),
+                recipe_geometry(recipe, clip, source),
                 _workers(recipe, device),
             )
             for step, loaded in enumerate(loader, start=first):
@@ -360,7 +360,11 @@ def _train(recipe: Recipe, run: Run, fabric: Fabric, progress: bool) -> None:
                 "objective": objective.settings(),
                 "recipe": recipe.name,
                 # So that nobody counts it among unseen sets (traps 45).
-                "source": {"set": source.images.name, "split": source.images.split},
+                "source": {
+                    "set": source.images.name,
+                    "split": source.images.split,
+                    "classes": sha256_json(source.images.classnames),
+                },
                 "epoch": recipe.epochs - 1 if best is None else best["epoch"],
             }
             if recipe.precision == "fp64":

@@ -11,7 +11,15 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    model_validator,
+)
 
 from zsrobust.adaptations import ADAPTATIONS
 from zsrobust.errors import UserError, unknown_name
@@ -24,6 +32,18 @@ def _read_eps(value: Any) -> Any:
     if isinstance(value, bool):
         raise UserError(f"eps must be a number such as 2/255, got {value}.")
     return parse_eps(value, "any") if isinstance(value, str | int | float) else value
+
+
+def _read_templates(value: list[str] | None) -> list[str] | None:
+    for template in value or []:
+        if template.count("{}") != 1:
+            raise UserError(
+                f"template {template!r} must hold {{}} exactly once, where the name goes."
+            )
+    return value
+
+
+Templates = Annotated[list[str] | None, AfterValidator(_read_templates)]
 
 
 def _as_list(value: Any) -> Any:
@@ -45,8 +65,8 @@ class Source(_Part):
     split: str = "train"
     limit: int | None = Field(default=None, ge=1)
     """Use the first N of the set's fixed order; null is all."""
-    templates: list[str] | None = None
-    """Class templates with one {}; null takes the set's own, else "This is a photo of a {}"."""
+    templates: Templates = None
+    """Class templates with one {}; null takes the set's own, else "a photo of a {}."."""
 
 
 class Validation(_Part):
@@ -66,7 +86,8 @@ class ThreatPart(_Part):
     norm: Norm = "linf"
     eps: Eps = 1 / 255
     """Radius in [0, 1]-pixel units, 2/255."""
-    resolution: Resolution = "model"
+    resolution: Resolution | None = None
+    """Where the ball lies, "model" or "native"; null takes the source set's own."""
 
 
 class Adversary(_Part):
@@ -122,7 +143,7 @@ class EvaluatePart(_Part):
     norm: Norm = "linf"
     eps: Annotated[list[Eps], BeforeValidator(_as_list)]
     limit: int | None = Field(default=None, ge=1)
-    templates: list[str] | None = None
+    templates: Templates = None
 
 
 class Recipe(_Part):
@@ -164,7 +185,7 @@ class Recipe(_Part):
 
     @model_validator(mode="after")
     def _names_and_contradictions(self) -> Recipe:
-        Threat(self.threat.norm, self.threat.eps, self.threat.resolution)
+        self.attack_threat()
         Threat(
             self.threat.norm, self.step_size()
         )  # a step beyond the whole range was meant in /255
@@ -188,8 +209,8 @@ class Recipe(_Part):
         return self
 
     def attack_threat(self) -> Threat:
-        """Return the training threat."""
-        return Threat(self.threat.norm, self.threat.eps, self.threat.resolution)
+        """Return norm and eps of training; the resolution shows in the images themselves."""
+        return Threat(self.threat.norm, self.threat.eps, self.threat.resolution or "model")
 
     def step_size(self) -> float:
         """Return the adversary's step size in [0, 1]-pixel units."""

@@ -60,9 +60,12 @@ class Scores:
         }
 
 
-def recipe_geometry(recipe: Recipe, clip: Clip) -> Callable[[Image], Image] | None:
+def recipe_geometry(
+    recipe: Recipe, clip: Clip, source: SourceData
+) -> Callable[[Image], Image] | None:
     """Return resize and crop before the attack; None where the ball lies at native resolution."""
-    return None if recipe.threat.resolution == "native" else clip.preprocess.geometry()
+    resolution = recipe.threat.resolution or source.images.resolution
+    return None if resolution == "native" else clip.preprocess.geometry()
 
 
 def open_held_out(recipe: Recipe, source: SourceData) -> ImageSet:
@@ -115,7 +118,7 @@ def validate(recipe: Recipe, clip: Clip, source: SourceData, fabric: Fabric | No
         probabilities.update(zip(names, true.tolist(), strict=True))
 
     def chunks() -> Iterator[Chunk]:
-        for batch in data.batches(held_out, indices, recipe_geometry(recipe, clip), _BATCH):
+        for batch in data.batches(held_out, indices, recipe_geometry(recipe, clip, source), _BATCH):
             if batch.labels is None:
                 raise UserError("the validation set has no labels.")
             images = to_unit(batch.images).to(device, classifier.anchors.dtype)
