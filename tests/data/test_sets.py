@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 
 from zsrobust.data import Sample, load_card, load_suite, open_set, suite_names
 from zsrobust.data.sets import ImageSet
@@ -241,3 +242,23 @@ def test_the_real_folders_are_as_their_cards_say(name, split):
         first = opened.first(len(opened.classnames))
         assert [opened.labels[index] for index in first] == list(range(len(opened.classnames)))
     assert opened.picture(opened.first(1)[0]).mode == "RGB"
+
+
+def test_a_spec_may_name_its_split(tmp_path):
+    """NAME#SPLIT for every form, in suites of one's own too; two different splits are refused."""
+    for split, colour in (("train", 10), ("val", 200)):
+        folder = tmp_path / "set" / split / "cat"
+        folder.mkdir(parents=True)
+        (folder.parent / "dog").mkdir()
+        for name in ("cat", "dog"):
+            Image.new("RGB", (4, 4), (colour, 0, 0)).save(folder.parent / name / f"{split}.png")
+    spec = f"folder:{tmp_path}/set"
+    assert (
+        open_set(f"{spec}#val").ids == open_set(spec, "val").ids == ["cat/val.png", "dog/val.png"]
+    )
+    assert open_set(f"{spec}#train").split == "train"
+    assert load_suite(f"{spec}#val,{spec}#train").sets == [f"{spec}#val", f"{spec}#train"]
+    with pytest.raises(UserError, match="give one"):
+        open_set(f"{spec}#val", "train")
+    with pytest.raises(UserError, match="did you mean"):
+        open_set("mini/cifar1#test")

@@ -21,7 +21,7 @@ def test_a_short_hardening_raises_robust_accuracy_on_held_out_source_images(tmp_
     )
     run = harden(recipe, tmp_path / "run")
     table = evaluate(
-        ["mini-clip", run], "mini/tiny_imagenet", ["pgd-10"], "2/255", limit=400, device="cpu"
+        ["mini-clip", run], "mini/tiny_imagenet#val", ["pgd-10"], "2/255", limit=400, device="cpu"
     )
     difference = table.set_difference(*table.models, 2 / 255, "mini/tiny_imagenet", "robust")
     assert difference.low > 0

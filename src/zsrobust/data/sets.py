@@ -7,12 +7,15 @@ A set is named by a spec:
     folder:DIR       picture files by class, by split and class, or bare
     hf-hub:ORG/REPO  a data set repository with such tars, from the cache or the network
     NAME             a card: cifar10, imagenet, mini/cifar10, ...
+
+and any of them with #SPLIT behind it: mini/tiny_imagenet#val.
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
+import re
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -238,7 +241,7 @@ def open_set(spec: str, split: str | None = None, *, download: bool = False) -> 
 
     Args:
         spec: see the top of this module.
-        split: None means the card's default, else "test".
+        split: None means the spec's own (#SPLIT), the card's default, else "test".
         download: let a card fetch what is not there. hf-hub:ORG/REPO always may.
 
     Raises:
@@ -246,6 +249,12 @@ def open_set(spec: str, split: str | None = None, *, download: bool = False) -> 
             the message then says how to bring the set.
         EnvironmentFault: if the hub cannot be reached, or a file not be read.
     """
+    spec, named = _split_off(spec)
+    if named is not None and split not in (None, named):
+        raise UserError(
+            f"image set {spec}#{named}: split {split!r} is asked for beside it; give one."
+        )
+    split = split or named
     kind, _, rest = spec.partition(":")
     _known(spec)
     if kind == "wds":
@@ -290,7 +299,7 @@ def load_suite(name_or_list: str) -> Suite:
         if spec in suites:
             sets += suites[spec].sets
         else:
-            _known(spec, list(suites))
+            _known(_split_off(spec)[0], list(suites))
             sets.append(spec)
     # A set named twice would count twice in a mean.
     return Suite(name_or_list, None, None, list(dict.fromkeys(sets)))
@@ -304,6 +313,12 @@ def suite_names() -> list[str]:
 def _suites() -> dict[str, Suite]:
     text = (resources.files("zsrobust.data") / "suites.yaml").read_text("utf-8")
     return {name: Suite(name, **content) for name, content in yaml.safe_load(text).items()}
+
+
+def _split_off(spec: str) -> tuple[str, str | None]:
+    """Return a spec without its #SPLIT, and the split or None."""
+    found = re.fullmatch(r"(.+)#([A-Za-z0-9_.-]+)", spec)
+    return (found[1], found[2]) if found else (spec, None)
 
 
 def _known(spec: str, suites: list[str] | None = None) -> None:
