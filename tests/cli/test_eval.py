@@ -180,3 +180,21 @@ def test_a_bug_of_ours_shows_itself(model, pets, monkeypatch):
     monkeypatch.setattr(module, "evaluate", bug)
     with pytest.raises(RuntimeError, match="ours"):
         main(["eval", model, "--sets", pets])
+
+
+def test_markdown_holds_the_numbers_of_the_json(zs, model, strangers, hardened):
+    """One table for clean and one for the union; each set, the mean, and the paired differences."""
+    arguments = ["eval", model, f"run:{hardened.run}", "--sets", strangers, "--attacks", "pgd-1"]
+    arguments += ["--limit", "10"]
+    printed, parsed = zs(*arguments, "--markdown").out, json.loads(zs(*arguments, "--json").out)
+    tables = printed.split("\n\n**robust")
+    assert len(tables) == 2
+    (difference,) = parsed["differences"]
+    for text, column in zip(tables, ("clean", "robust"), strict=True):
+        rows = [line for line in text.splitlines() if line.startswith("| ")]
+        assert len(rows) == 3  # head, the set, the mean
+        for mean in parsed["means"]:
+            assert percent(interval(mean["mean"][column])) in rows[2]
+        assert signed(interval(difference["mean"][column])) in rows[2]
+        for row in parsed["rows"]:
+            assert percent(interval(row["accuracy"][column])) in rows[1]

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from zsrobust.cli.output import on_terminal, print_json, print_table, say
+from zsrobust.cli.output import markdown_table, on_terminal, print_json, print_table, say
 
 
 def command(
@@ -40,6 +40,9 @@ def command(
     slots: Annotated[int, typer.Option(help="Samples attacked side by side.")] = 64,
     workers: Annotated[int, typer.Option(help="Loading processes.")] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+    as_markdown: Annotated[
+        bool, typer.Option("--markdown", help="Print the tables as Markdown.")
+    ] = False,
 ) -> None:
     """Measure clean and robust accuracy; what is in --out already is not computed again."""
     from zsrobust.errors import unknown_name
@@ -79,5 +82,7 @@ def command(
     )
     if as_json:
         print_json(table.to_json())
+    elif as_markdown:
+        typer.echo(markdown_table(table))
     else:
         print_table(table)

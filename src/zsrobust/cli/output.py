@@ -110,3 +110,52 @@ def print_table(table: EvaluationTable) -> None:
             f"robust: right under each of {attacks}; clean mistakes count as broken. Intervals are "
             "conditional on these sets and, for one seed, on that training run."
         )
+
+
+def markdown_table(table: EvaluationTable) -> str:
+    """Return the table as Markdown: a row a set, the models side by side, with paired differences.
+
+    One table an eps for clean accuracy and one for the union; the first model is compared with.
+    """
+    from zsrobust.threat import format_eps
+
+    base, *others = table.models
+    parts = []
+    for eps in table.radii:
+        for column in ("clean", "robust") if eps is not None else ("clean",):
+            attacks = ", ".join(table.request["attacks"])
+            what = f"robust (union of {attacks})" if column == "robust" else "clean"
+            threat = "" if eps is None else f", {table.request['norm']} {format_eps(eps)}"
+            head = ["set", "n", "classes", base]
+            for model in others:
+                head += [model, "difference, paired"]
+            lines = [
+                f"**{what}{threat}**, accuracy in %, 95% interval",
+                "",
+                f"| {' | '.join(head)} |",
+                f"|{'---|' * len(head)}",
+            ]
+            for source in (True, False):
+                for row in table.of(base, eps, source=source):
+                    name = row.image_set + (" (source)" if source else "")
+                    cells = [name, str(len(row.ids)), str(row.classes)]
+                    cells.append(percent(row.accuracy(column)))
+                    for model in others:
+                        (other,) = (
+                            r
+                            for r in table.of(model, eps, source=source)
+                            if r.image_set == row.image_set
+                        )
+                        difference = table.set_difference(base, model, eps, row.image_set, column)
+                        cells += [percent(other.accuracy(column)), signed(difference)]
+                    lines.append(f"| {' | '.join(cells)} |")
+            rows = table.of(base, eps)
+            if rows:
+                cells = [f"**mean of {len(rows)} sets**", str(sum(len(r.ids) for r in rows)), ""]
+                cells.append(f"**{percent(table.mean(base, eps, column))}**")
+                for model in others:
+                    cells.append(f"**{percent(table.mean(model, eps, column))}**")
+                    cells.append(f"**{signed(table.difference(base, model, eps, column))}**")
+                lines.append(f"| {' | '.join(cells)} |")
+            parts.append("\n".join(lines))
+    return "\n\n".join(parts)
