@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 import yaml
 
 
@@ -38,15 +37,6 @@ class Result:
         assert self.err.count("\n") == 1
         assert "Traceback" not in self.err
         return self.err
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread():
-    """A second thread only waits where the matrices are this small."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(autouse=True)

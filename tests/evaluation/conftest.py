@@ -13,15 +13,6 @@ from zsrobust.models import Clip, ZeroShotClassifier, load_clip
 from zsrobust.preprocess import to_unit
 
 
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread():
-    """A second thread only waits where the matrices are this small."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.fixture(scope="session")
 def tiny_clip(tiny_clip_folder: Path) -> Clip:
     """The random CLIP of 16x16 px; no test may change it."""

@@ -39,6 +39,7 @@ from zsrobust.models import Clip, ZeroShotClassifier, load_clip, parse_spec, tex
 from zsrobust.models.classifier import DEFAULT_TEMPLATES, render
 from zsrobust.models.load import read_adaptation
 from zsrobust.preprocess import to_unit
+from zsrobust.progress import progress_bar
 from zsrobust.threat import Norm, Resolution, Threat, parse_eps
 
 if TYPE_CHECKING:
@@ -463,22 +464,7 @@ def _progress(show: bool) -> Iterator[Callable[..., None]]:
     if not show:
         yield lambda *_: None
         return
-    from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeRemainingColumn,
-    )
-
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bars:
+    with progress_bar() as bars:
         task = bars.add_task("", total=None)
 
         def tick(title: str | None = None, total: int | None = None) -> None:

@@ -26,6 +26,7 @@ from zsrobust.models.classifier import DEFAULT_TEMPLATES
 from zsrobust.objectives import objective_class
 from zsrobust.objectives.objective import Objective, TrainingBatch
 from zsrobust.preprocess import to_unit
+from zsrobust.progress import progress_bar
 from zsrobust.training.checkpoint import Position, load_checkpoint, save_checkpoint
 from zsrobust.training.recipe import Recipe
 from zsrobust.training.run import Run
@@ -436,22 +437,6 @@ def _progress(show: bool, name: str, total: int, done: int) -> Iterator[Any]:
     if not show:
         yield lambda *_: None
         return
-    from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeRemainingColumn,
-    )
-
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("steps, loss {task.fields[loss]}"),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+    with progress_bar("steps, loss {task.fields[loss]}") as bar:
         task = bar.add_task(name, total=total, completed=done, loss="-")
         yield lambda at, loss: bar.update(task, completed=at, loss=f"{loss:.3f}")
