@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -127,21 +127,9 @@ class Record:
 
     def row(self) -> dict[str, Any]:
         """Return the JSON line; fields at their default are left out."""
-        required = ("id", "label", "image", "clean", "clean_margin")
-        defaults = {
-            "broken": False,
-            "step": None,
-            "step_within": None,
-            "queries": 0,
-            "margin": 0.0,
-            "distance": 0.0,
-            "by": None,
-        }
-        row = {name: getattr(self, name) for name in required}
-        for name, default in defaults.items():
-            if getattr(self, name) != default:
-                row[name] = getattr(self, name)
-        return row
+        # The default of a required field is a marker that no value equals.
+        values = ((field, getattr(self, field.name)) for field in fields(self))
+        return {field.name: value for field, value in values if value != field.default}
 
 
 def _digits(value: float) -> float:

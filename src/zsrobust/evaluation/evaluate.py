@@ -158,21 +158,15 @@ def evaluate(
     if request.attacks and not request.eps:
         raise UserError("no eps given: an attack needs at least one, for instance 1/255.")
     for name in request.attacks:  # a mistake in the last name must not show after an hour
-        if attack_table.plan(name, Threat(norm, request.eps[0])).judge == "none":
-            raise UserError(
-                f"attack {name!r} judges no query: nothing could break; leave judge out."
-            )
+        plan_to_measure(name, Threat(norm, request.eps[0]))
     _check_models(models)
-    opened = [(data.open_set(spec), False) for spec in suite.sets]
+    opened = [(open_to_measure(spec), False) for spec in suite.sets]
     if with_source:
         if suite.source is None:
             raise UserError(f"sets {suite.name!r} name no source set: leave --with-source out.")
-        opened.append((data.open_set(suite.source, suite.source_split), True))
+        opened.append((open_to_measure(suite.source, suite.source_split), True))
     sources = [source for given in models if (source := _hardened_on(given)) is not None]
     opened = [(image_set, kept or _is_source(image_set, sources)) for image_set, kept in opened]
-    for image_set, _ in opened:
-        if image_set.labels is None or image_set.classnames is None:
-            raise UserError(f"set {image_set.name!r} has no labels: it cannot be measured.")
     # Two folders may have one name (folder:pets/val, folder:cars/val): then their specs tell them apart.
     named = Counter(image_set.name for image_set, _ in opened[: len(suite.sets)])
     titles = [
@@ -201,6 +195,26 @@ def evaluate(
                     for row in rows
                 )
     return table
+
+
+def plan_to_measure(name: str, threat: Threat) -> Plan:
+    """Read an attack as `attacks.plan` does; one that judges no query is refused, nothing could break."""
+    plan = attack_table.plan(name, threat)
+    if plan.judge == "none":
+        raise UserError(f"attack {name!r} judges no query: nothing could break; leave judge out.")
+    return plan
+
+
+def open_to_measure(spec: str, split: str | None = None) -> ImageSet:
+    """Open a set that can be measured: one with labels and class names.
+
+    Raises:
+        UserError: as `data.open_set`, and if the set has no labels.
+    """
+    image_set = data.open_set(spec, split)
+    if image_set.labels is None or image_set.classnames is None:
+        raise UserError(f"set {image_set.name!r} has no labels: it cannot be measured.")
+    return image_set
 
 
 def _check_models(models: Sequence[Any]) -> None:
@@ -324,7 +338,7 @@ def _measure(
     for radius in request.eps if request.attacks else []:
         threat = Threat(request.norm, radius, resolution)
         for name in request.attacks:
-            plans[radius, name] = attack_table.plan(name, threat)
+            plans[radius, name] = plan_to_measure(name, threat)
 
     def open_cell(plan: Plan | None) -> Cell:
         threat = None

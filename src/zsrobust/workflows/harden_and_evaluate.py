@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from zsrobust import attacks, data
-from zsrobust.errors import UserError
-from zsrobust.evaluation.evaluate import evaluate
+from zsrobust import data
+from zsrobust.evaluation.evaluate import evaluate, open_to_measure, plan_to_measure
 from zsrobust.evaluation.table import EvaluationTable
 from zsrobust.threat import Threat
 from zsrobust.training.loop import harden
@@ -58,12 +57,7 @@ def _check(wanted: EvaluatePart) -> None:
     """Refuse what `evaluate` would refuse, so that no hours of training go before it."""
     for radius in wanted.eps:
         for name in wanted.attacks:
-            judged = (
-                name == "clean" or attacks.plan(name, Threat(wanted.norm, radius)).judge != "none"
-            )
-            if not judged:
-                raise UserError(f"attack {name!r} judges no query: nothing could break.")
+            if name != "clean":
+                plan_to_measure(name, Threat(wanted.norm, radius))
     for spec in data.load_suite(wanted.sets).sets:
-        image_set = data.open_set(spec)
-        if image_set.labels is None or image_set.classnames is None:
-            raise UserError(f"set {image_set.name!r} has no labels: it cannot be measured.")
+        open_to_measure(spec)
