@@ -62,8 +62,17 @@ class ImagenetSource(_Strict):
     folders: Annotated[list[Place], Field(min_length=1)]
 
 
+class DrawnSource(_Strict):
+    """Pictures that the package draws itself, a function of the seed (`data/drawn`)."""
+
+    kind: Literal["drawn"]
+    section: str
+    seed: int
+
+
 Source = Annotated[
-    WdsSource | HubSource | TorchvisionSource | ImagenetSource, Field(discriminator="kind")
+    WdsSource | HubSource | TorchvisionSource | ImagenetSource | DrawnSource,
+    Field(discriminator="kind"),
 ]
 
 

@@ -269,7 +269,7 @@ def open_set(spec: str, split: str | None = None, *, download: bool = False) -> 
         raise unknown_name(f"split of {card.name}", split, card.splits)
     names = card.names()
     for source in card.sources:
-        opened = _open_source(source, split, names, download=download)
+        opened = _open_source(source, card, split, names, download=download)
         if opened is not None:
             return ImageSet(opened, card)
     data = os.environ.get("ZSROBUST_DATA")
@@ -354,7 +354,7 @@ def _data_folder() -> Path | None:
 
 
 def _open_source(
-    source: Source, split: str, classnames: list[str] | None, *, download: bool
+    source: Source, card: Card, split: str, classnames: list[str] | None, *, download: bool
 ) -> Opened | None:
     """Open one source of a card; None if it is not on this machine."""
     data = _data_folder()
@@ -384,6 +384,10 @@ def _open_source(
             if data is not None and (data / folder / split).is_dir():
                 return open_imagenet(data / folder, split, classnames or [])
         return None
+    if source.kind == "drawn":
+        from zsrobust.data.drawn.sections import open_drawn  # brings numpy and Pillow
+
+        return open_drawn(source.section, split, source.seed, card.splits[split])
     assert_never(source)
 
 
