@@ -8,8 +8,9 @@ from typing import Annotated, Any
 import typer
 
 from zsrobust.cli.output import print_json, say
+from zsrobust.cli.usage import Commands
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode=None)
+app = typer.Typer(cls=Commands, no_args_is_help=True, add_completion=False, rich_markup_mode=None)
 
 SetArgument = Annotated[
     str, typer.Argument(help="A card's name, wds:DIR, folder:DIR, hf-hub:REPO.")
@@ -50,6 +51,27 @@ def show(image_set: SetArgument, split: SplitOption = None, as_json: JsonOption 
     import yaml
 
     typer.echo(yaml.safe_dump(described, sort_keys=False, allow_unicode=True, width=100).rstrip())
+
+
+@app.command()
+def sheet(
+    image_set: SetArgument,
+    out: Annotated[Path, typer.Option(help="Picture to write, .png.")],
+    split: SplitOption = None,
+    rows: Annotated[int, typer.Option(help="Rows of the sheet.")] = 4,
+    side: Annotated[int, typer.Option(help="Side of a tile in pixels.")] = 96,
+) -> None:
+    """Write the first pictures of a set as one picture, a class a column."""
+    from zsrobust.data import open_set
+    from zsrobust.data.sheet import contact_sheet
+    from zsrobust.errors import UserError
+    from zsrobust.files import write_atomically
+
+    if out.suffix.lower() != ".png":
+        raise UserError(f"--out {out}: the sheet is a .png; name a file that ends so.")
+    picture = contact_sheet(open_set(image_set, split), rows, side)
+    write_atomically(out, lambda stream: picture.save(stream, "PNG", optimize=True))
+    typer.echo(f"{picture.width} x {picture.height} pixels: {out}")
 
 
 @app.command()

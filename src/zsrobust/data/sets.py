@@ -123,6 +123,17 @@ class ImageSet:
         data = self.stored(index) if stored is None else stored
         return self._storage.picture(index, data, f"{self.name}, {self.ids[index]}")
 
+    def redrawn(self, side: int) -> ImageSet:
+        """Return the set with pictures of `side` pixels if the package draws it, else the set itself."""
+        from zsrobust.data.drawn.sections import DrawnImages
+
+        storage = self._storage
+        if not isinstance(storage, DrawnImages):
+            return self
+        other = DrawnImages(storage.section, storage.split, storage.seed, storage.count, side)
+        opened = Opened(self.name, self.split, other, self.classnames, self.templates)
+        return ImageSet(opened, self._card)
+
     def captions(self, index: int) -> list[str] | None:
         """Return a sample's captions, None if it has none."""
         return self._storage.captions(index)
@@ -249,6 +260,10 @@ def open_set(spec: str, split: str | None = None, *, download: bool = False) -> 
             the message then says how to bring the set.
         EnvironmentFault: if the hub cannot be reached, or a file not be read.
     """
+    if not isinstance(spec, str):
+        raise UserError(
+            f"an image set is named by a text, got {spec!r}: a card's name or folder:DIR."
+        )
     spec, named = _split_off(spec)
     if named is not None and split not in (None, named):
         raise UserError(
@@ -285,6 +300,10 @@ def load_suite(name_or_list: str) -> Suite:
     Raises:
         UserError: if a name is neither a suite's nor a set's, or the list is empty.
     """
+    if not isinstance(name_or_list, str):
+        raise UserError(
+            f"sets are named by a text, got {name_or_list!r}: a suite, or sets with commas."
+        )
     suites = _suites()
     if name_or_list in suites:
         return suites[name_or_list]
@@ -330,12 +349,24 @@ def _known(spec: str, suites: list[str] | None = None) -> None:
             raise UserError(
                 f"image set {spec!r}: nothing after the colon; give a folder or repository."
             )
+        if kind == "hf-hub" and not re.fullmatch(r"[\w.-]+/[\w.-]+", rest):
+            raise UserError(f"image set {spec!r}: not of the form ORG/REPO; write hf-hub:ORG/REPO.")
         return
     cards = card_names()
     if spec in cards:
         return
     if colon:
         raise unknown_name("kind of image set", kind, kinds, "A card is given by its name alone.")
+    path = Path(spec).expanduser()
+    if spec and path.is_dir():  # Path("") is the current folder
+        raise UserError(
+            f"image set {spec!r} is a folder: write folder:{spec} for pictures, wds:{spec} for tars."
+        )
+    if path.is_file():
+        mend = (
+            f"write wds:{path.parent}" if path.suffix == ".tar" else "give the folder that holds it"
+        )
+        raise UserError(f"image set {spec!r} is a file: {mend}.")
     hint = "A folder is given as wds:DIR or folder:DIR, a repository as hf-hub:ORG/REPO."
     raise unknown_name("image set", spec, [*cards, *(suites or [])], hint)
 

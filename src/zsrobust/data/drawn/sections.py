@@ -78,17 +78,18 @@ class DrawnImages:
     def drawn(self, index: int) -> Picture:
         """Return a sample's picture with its captions; the last one is kept."""
         if self._last is None or self._last[0] != index:
-            dice = Dice(f"zsrobust/{self.seed}/{self.ids[index]}")
-            if self.section != WEB:
-                classes = SECTIONS[self.section]
-                picture = draw(classes[index % len(classes)], dice, self.size)
-            elif dice.chance(_TWO):
-                names = list(FIGURES)
-                picture = draw_two((dice.one(names), dice.one(names)), dice, self.size)
-            else:
-                picture = draw(dice.one(EVERY_CLASS), dice, self.size)
-            self._last = (index, picture)
+            self._last = (index, self._draw(index, self.size))
         return self._last[1]
+
+    def _draw(self, index: int, size: int) -> Picture:
+        dice = Dice(f"zsrobust/{self.seed}/{self.ids[index]}")
+        if self.section != WEB:
+            classes = SECTIONS[self.section]
+            return draw(classes[index % len(classes)], dice, size)
+        if dice.chance(_TWO):
+            names = list(FIGURES)
+            return draw_two((dice.one(names), dice.one(names)), dice, size)
+        return draw(dice.one(EVERY_CLASS), dice, size)
 
     def stored(self, index: int) -> bytes:
         """Return the S * S * 3 bytes of a picture."""
@@ -103,7 +104,11 @@ class DrawnImages:
 
     def captions(self, index: int) -> list[str] | None:
         """Return what is true of a picture of the web, from short to long; None elsewhere."""
-        return self.drawn(index).captions if self.captioned else None
+        if not self.captioned:
+            return None
+        if self._last is not None and self._last[0] == index:
+            return self._last[1].captions
+        return self._draw(index, 1).captions  # they do not depend on the size, one pixel is fastest
 
 
 def open_drawn(section: str, split: str, seed: int, count: int) -> Opened:
