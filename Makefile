@@ -3,10 +3,12 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: install format lint types contracts check fix test test-slow bench results help
+.PHONY: install format lint types contracts check fix test test-slow torture demo bench results help
 help:
 	@echo "make test       everything that CI runs: format, lint, types, import contracts, tests"
+	@echo "make demo       harden the embedded model, attack it, measure it: zsrobust-demo/report.html"
 	@echo "make test-slow  the tests that take minutes"
+	@echo "make torture    kill a training and an evaluation twenty times each, and compare (minutes)"
 	@echo "make bench      every timed or memory figure (docs/benchmarks.md)"
 	@echo "make fix        format and mend what the linter can mend"
 
@@ -36,11 +38,17 @@ fix: install
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
+demo: install
+	$(BIN)/zsrobust demo
+
 test: check
 	$(BIN)/python -m pytest
 
 test-slow: install
 	$(BIN)/python -m pytest -m slow
+
+torture: install
+	OMP_NUM_THREADS=1 $(BIN)/python tests/torture.py
 
 bench: install
 	$(BIN)/python benchmarks/training_step.py

@@ -71,10 +71,16 @@ def _one_thread():
 @pytest.fixture(scope="session")
 def tiny_clip_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A random CLIP of 16x16 px in open_clip's own form."""
+    folder = tmp_path_factory.mktemp("tiny-clip")
+    write_tiny_clip(folder)
+    return folder
+
+
+def write_tiny_clip(folder: Path) -> None:
+    """Write that CLIP into an empty folder."""
     import open_clip
     from safetensors.torch import save_file
 
-    folder = tmp_path_factory.mktemp("tiny-clip")
     (folder / "open_clip_config.json").write_text(json.dumps(TINY_CONFIG))
     torch.manual_seed(0)
     model = open_clip.model.CLIP(**TINY_CONFIG["model_cfg"])
@@ -86,16 +92,21 @@ def tiny_clip_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         {name: tensor.contiguous() for name, tensor in model.state_dict().items()},
         folder / "open_clip_model.safetensors",
     )
-    return folder
 
 
 @pytest.fixture(scope="session")
 def tiny_set_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A labelled set of 60 drawn pictures in 5 classes, as class folders: DIR/SPLIT/class/*.png."""
+    root = tmp_path_factory.mktemp("tiny-set")
+    write_tiny_set(root)
+    return root
+
+
+def write_tiny_set(root: Path) -> None:
+    """Write that set, and its thirty held-out pictures as the split `val`."""
     import numpy as np
     from PIL import Image
 
-    root = tmp_path_factory.mktemp("tiny-set")
     rng = np.random.default_rng(0)
     names = ["red ball", "green box", "blue star", "grey cat", "white dog"]
     for split, count in (("train", 12), ("val", 6)):
@@ -106,7 +117,6 @@ def tiny_set_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 pixels = rng.integers(0, 256, (20, 24, 3))
                 pixels[..., label % 3] = 255 - 20 * label
                 Image.fromarray(pixels.astype(np.uint8)).save(folder / f"{i:03}.png")
-    return root
 
 
 @pytest.fixture(scope="session")

@@ -20,9 +20,19 @@ from zsrobust.errors import EnvironmentFault, UserError
 
 @contextlib.contextmanager
 def machine_faults(path: Path) -> Iterator[None]:
-    """Turn an OSError on `path` into one line that names the path and the cause."""
+    """Turn an OSError on `path` into one line that names the path and the cause.
+
+    Raises:
+        UserError: if a file stands where a folder is needed, or a folder where a file is.
+        EnvironmentFault: for anything else: a full disk, a missing permission.
+    """
     try:
         yield
+    except (FileExistsError, NotADirectoryError, IsADirectoryError) as error:
+        refuse_file(path.parent)
+        raise UserError(
+            f"cannot write {path}: {error.strerror}; name another place, or move away what is there."
+        ) from error
     except OSError as error:
         # torch and safetensors wrap the errno away now and then; strerror is what is left to show.
         cause = error.strerror or str(error)
@@ -33,6 +43,19 @@ def machine_faults(path: Path) -> Iterator[None]:
             errno.EROFS: "choose a folder you may write to",
         }.get(error.errno or 0, "mend it and start the same command again")
         raise EnvironmentFault(f"cannot write {path}: {cause}; {mend}.") from error
+
+
+def refuse_file(folder: Path) -> None:
+    """Refuse a place for a folder at which, or above which, a file stands.
+
+    Raises:
+        UserError: naming the file.
+    """
+    for place in (folder, *folder.parents):
+        if place.exists():
+            if not place.is_dir():
+                raise UserError(f"cannot write {folder}: {place} is a file; name another folder.")
+            return
 
 
 def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
@@ -64,6 +87,17 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
             os.close(folder)
 
 
+def remove_partials(folder: Path) -> None:
+    """Remove what killed writes of `write_atomically` left in `folder`; for its only owner.
+
+    Raises:
+        EnvironmentFault: if the folder cannot be written.
+    """
+    for left in folder.glob(".*.partial"):
+        with machine_faults(left):
+            left.unlink(missing_ok=True)
+
+
 def write_text(path: Path, text: str) -> None:
     """Write UTF-8 text atomically."""
     write_atomically(path, lambda stream: stream.write(text.encode("utf-8")))
@@ -78,7 +112,7 @@ def read_json_lines(path: Path) -> list[dict[str, Any]]:
     """Return the whole lines of a JSON-lines file; a torn last line is dropped, not believed.
 
     Raises:
-        UserError: if a line other than the last is not JSON.
+        UserError: if a line other than the last is not a JSON table.
     """
     if not path.exists():
         return []
@@ -86,13 +120,17 @@ def read_json_lines(path: Path) -> list[dict[str, Any]]:
     lines = text.split("\n")[:-1]  # what follows the last newline is torn, or empty
     rows = []
     for number, line in enumerate(lines, start=1):
+        cause = "not a table"
         try:
-            rows.append(json.loads(line))
-        except json.JSONDecodeError as error:
+            row = json.loads(line)
+        except (json.JSONDecodeError, RecursionError) as error:
+            row, cause = None, f"not JSON ({getattr(error, 'msg', 'nested too deeply')})"
+        if not isinstance(row, dict):
             raise UserError(
-                f"{path}, line {number}: not JSON ({error.msg}); the file was changed by hand or "
-                "damaged: remove that line and start the same command again."
-            ) from error
+                f"{path}, line {number}: {cause}; the file was changed by hand or damaged: remove that "
+                "line and start the same command again."
+            )
+        rows.append(row)
     return rows
 
 
@@ -109,21 +147,26 @@ class JsonLines:
             path.parent.mkdir(parents=True, exist_ok=True)
             if path.exists():
                 _cut_torn_line(path)
-            self._stream = path.open("ab")
+            # Unbuffered: a line that failed must not come again from a buffer when the file is closed.
+            self._stream = path.open("ab", buffering=0)
 
     def append(self, row: dict[str, Any]) -> None:
-        """Write one line and flush it to the operating system."""
+        """Write one line to the operating system: from then on a kill does not lose it."""
         line = json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n"
+        left = memoryview(line.encode("utf-8"))
         with machine_faults(self.path):
-            self._stream.write(line.encode("utf-8"))
-            self._stream.flush()
+            while left:
+                left = left[self._stream.write(left) :]
+
+    def sync(self) -> None:
+        """Bring what was written to the disk."""
+        with machine_faults(self.path):
+            os.fsync(self._stream.fileno())
 
     def close(self) -> None:
-        """Flush to the disk and close."""
-        with machine_faults(self.path):
-            self._stream.flush()
-            os.fsync(self._stream.fileno())
-            self._stream.close()
+        """Bring what was written to the disk, and close."""
+        self.sync()
+        self._stream.close()
 
     def __enter__(self) -> JsonLines:
         return self
@@ -142,13 +185,15 @@ def _cut_torn_line(path: Path) -> None:
 
 @contextlib.contextmanager
 def folder_lock(folder: Path) -> Iterator[None]:
-    """Own `folder` for as long as the block runs.
+    """Own `folder` for as long as the block runs; what killed writes left in it is removed.
 
     Raises:
+        UserError: if a file stands there.
         EnvironmentFault: if another process owns it, or the folder cannot be written.
     """
     from filelock import FileLock, Timeout
 
+    refuse_file(folder)
     with machine_faults(folder):
         folder.mkdir(parents=True, exist_ok=True)
         lock = FileLock(folder / ".lock")
@@ -159,6 +204,7 @@ def folder_lock(folder: Path) -> Iterator[None]:
                 f"another process is working in {folder}; wait for it, or choose another folder."
             ) from error
     try:
+        remove_partials(folder)
         yield
     finally:
         lock.release()

@@ -61,6 +61,17 @@ def test_the_same_command_again_computes_nothing(zs, hardened, recipe, tmp_path,
     assert "holds a run of another recipe (epochs was 1, is 2): choose another --out" in line
 
 
+def test_what_scored_the_held_out_images_is_said(zs, recipe):
+    """Of adv the head, and beside it what the class texts say; a head's start belongs to it alone."""
+    adv = ("objective.name=adv", "source.limit=30", "--no-evaluate")
+    found = zs("harden", recipe, *adv, "objective.head_start=probe", "--out", "adv")
+    assert found.code == 0, found.err
+    assert "held-out source (20 images, linear head): clean" in found.err
+    assert "%; by class texts clean" in found.err
+    line = zs("harden", recipe, "objective.head_start=probe").mistake()
+    assert "objective 'tecoa' trains no linear head: leave it out, or use 'adv'" in line
+
+
 def test_a_hardening_without_its_evaluation(zs, recipe, tmp_path):
     """--no-evaluate: no cells; overrides reach the run."""
     found = zs("harden", recipe, "seed=1", "--no-evaluate", "--out", "elsewhere", "--json")

@@ -11,7 +11,14 @@ from torch import Tensor
 
 from zsrobust.adaptations import build
 from zsrobust.errors import EnvironmentFault, UserError
-from zsrobust.models import convert, load_clip, save_hardened, save_open_clip, save_visual
+from zsrobust.models import (
+    HeadClassifier,
+    convert,
+    load_clip,
+    save_hardened,
+    save_open_clip,
+    save_visual,
+)
 
 TOWERS = ["vit", "vit-quickgelu", "modified-resnet", "timm", "coca", "siglip"]
 
@@ -76,6 +83,25 @@ def test_saving_again_replaces_the_model(folders: dict[str, Path], tmp_path: Pat
     save_open_clip(second.model, second.config, tmp_path / "model")
     assert load_clip(f"local-dir:{tmp_path / 'model'}").fingerprint == second.fingerprint
     assert not (tmp_path / "model" / "adaptation.json").exists()
+
+
+def test_a_head_is_kept_beside_the_model_and_goes_with_it(
+    folders: dict[str, Path], tmp_path: Path
+) -> None:
+    """Loading passes over it; its hash stands in adaptation.json; a model saved over it takes it away."""
+    clip = load_clip(f"local-dir:{folders['vit']}")
+    weight = torch.rand(3, 16, generator=torch.Generator().manual_seed(0))
+    head = HeadClassifier.linear(clip.image_encoder(), weight, torch.zeros(3), ["a", "b", "c"])
+    record = {"adaptation": "full", "base": "a"}
+    save_hardened(clip.model, clip.config, tmp_path, record, head=head)
+    stored = tmp_path / "model" / "head.safetensors"
+    assert HeadClassifier.from_file(clip.image_encoder(), stored).content_hash == head.content_hash
+    assert load_clip(f"run:{tmp_path}").fingerprint == clip.fingerprint
+    assert plain(tmp_path / "model").state_dict().keys() == clip.model.state_dict().keys()
+    written = json.loads((tmp_path / "model" / "adaptation.json").read_text())
+    assert written["head"] == {"kind": "linear", "classes": 3, "sha256": head.content_hash}
+    save_hardened(clip.model, clip.config, tmp_path, record)
+    assert not stored.exists()
 
 
 def test_full_disk_leaves_no_folder_that_loads(
@@ -155,7 +181,10 @@ def test_unknown_adaptations_are_refused(
 
 
 def test_run_without_a_model_is_refused(folders: dict[str, Path], tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="has not finished"):
+    with pytest.raises(UserError, match="the folder is no hardening's"):
+        load_clip(f"run:{tmp_path}")
+    (tmp_path / "recipe.json").write_text("{}")
+    with pytest.raises(UserError, match="has not finished; start its command again"):
         load_clip(f"run:{tmp_path}")
     clip = load_clip(f"local-dir:{folders['vit']}")
     save_open_clip(clip.model, clip.config, tmp_path / "model")
@@ -221,3 +250,35 @@ def test_mini_clip_is_converted_to_float32_and_back(mini_clip: Any, tmp_path: Pa
     convert("mini-clip", tmp_path / "visual.pt", "visual")
     over = load_clip(f"{tmp_path / 'visual.pt'}@mini-clip")
     assert over.fingerprint == mini_clip.fingerprint
+
+
+def test_fp16_halves_the_file_and_loads_in_float32(
+    folders: dict[str, Path], tmp_path: Path
+) -> None:
+    """The weights are those rounded to float16, the logit scale is untouched; whole numbers stay whole."""
+    clip = load_clip(f"local-dir:{folders['modified-resnet']}")
+    save_open_clip(clip.model, clip.config, tmp_path / "full")
+    save_open_clip(clip.model, clip.config, tmp_path / "half", stored="fp16")
+    name = "open_clip_model.safetensors"
+    full, half = ((tmp_path / kind / name).stat().st_size for kind in ("full", "half"))
+    assert half < 0.55 * full
+    again, ours = plain(tmp_path / "half"), load_clip(f"local-dir:{tmp_path / 'half'}")
+    for key, tensor in clip.model.state_dict().items():
+        kept = not tensor.is_floating_point() or key == "logit_scale"
+        expected = tensor if kept else tensor.half().float()
+        assert torch.equal(again.state_dict()[key], expected), key
+        assert torch.equal(ours.model.state_dict()[key], expected), key
+    assert ours.logit_scale == clip.logit_scale
+
+
+def test_weights_beyond_the_range_of_fp16_are_refused(
+    folders: dict[str, Path], tmp_path: Path
+) -> None:
+    """Before anything is written: an infinite weight would give NaN much later."""
+    clip = load_clip(f"local-dir:{folders['vit']}")
+    model: Any = clip.model
+    with torch.no_grad():
+        model.visual.proj[0, 0] = 7e4
+    with pytest.raises(UserError, match=r"visual\.proj holds values beyond float16's range"):
+        save_open_clip(clip.model, clip.config, tmp_path / "out", stored="fp16")
+    assert not (tmp_path / "out").exists()

@@ -244,7 +244,7 @@ def test_best_epoch_is_chosen_on_held_out_source_images(base, tmp_path, monkeypa
     scores = iter([0.4, 0.8, 0.6])
     states = []
 
-    def fake(recipe, clip, source, fabric):
+    def fake(recipe, clip, source, fabric, head):
         states.append({n: t.clone() for n, t in clip.model.state_dict().items()})
         right = int(next(scores) * 10)
         return Scores([str(i) for i in range(10)], [True] * 10, [i < right for i in range(10)], 0.5)
@@ -299,7 +299,9 @@ def test_a_truncated_checkpoint_is_one_line(base, tmp_path, monkeypatch):
         harden(recipe, tmp_path / "run")
     checkpoint = tmp_path / "run" / "checkpoint.pt"
     checkpoint.write_bytes(checkpoint.read_bytes()[:500])
-    with pytest.raises(UserError, match=r"cannot be read.*delete it"):
+    with pytest.raises(
+        UserError, match=r"a damaged or cut off checkpoint; delete it to start the run anew"
+    ):
         harden(recipe, tmp_path / "run")
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from safetensors.torch import load_file
 
 from zsrobust.models import load_clip
 from zsrobust.training.loop import harden
@@ -37,10 +38,11 @@ def harden_on_two_ranks(recipe: dict[str, Any], folder: Path) -> None:
     assert done.stderr.count("hardened model:") == 1  # one rank speaks
 
 
-@pytest.mark.parametrize("case", ["sgd-fp32-one-step", "adamw-fp64-five-steps", "pairs"])
+@pytest.mark.parametrize("case", ["sgd-fp32-one-step", "adamw-fp64-five-steps", "pairs", "adv"])
 def test_two_ranks_equal_one(case, tiny_clip_folder, tiny_set_folder, tmp_path):
     """SGD in fp32 after one step to 1e-6, AdamW in float64 after five; pairs gather their texts over ranks.
 
+    So does the head of adv, which each rank starts for itself.
     The last global batch is uneven (8 samples of 13), so that a wrong weight of ranks would show.
     """
     recipe: dict[str, Any] = {
@@ -58,6 +60,10 @@ def test_two_ranks_equal_one(case, tiny_clip_folder, tiny_set_folder, tmp_path):
     elif case == "adamw-fp64-five-steps":
         recipe["optimiser"] = {"name": "adamw", "lr": 1e-4}
         recipe["precision"] = "fp64"
+    elif case == "adv":
+        recipe["optimiser"] = {"name": "sgd", "lr": 0.01}
+        recipe["objective"] = {"name": "adv", "head_start": "probe"}
+        recipe["source"] |= {"limit": 13}
     else:
         recipe["optimiser"] = {"name": "sgd", "lr": 0.01}
         recipe["objective"] = {"name": "tecoa-pairs"}
@@ -75,6 +81,10 @@ def test_two_ranks_equal_one(case, tiny_clip_folder, tiny_set_folder, tmp_path):
     a = load_clip(one.spec).model.state_dict()
     b = load_clip(f"run:{tmp_path / 'run'}").model.state_dict()
     moved = max(float((a[n] - start[n]).abs().max()) for n in a)
+    if case == "adv":
+        folders = (one.model, tmp_path / "run" / "model")
+        heads = [load_file(folder / "head.safetensors") for folder in folders]
+        a, b = a | heads[0], b | heads[1]
     apart = max(float((a[n] - b[n]).abs().max()) for n in a)
     assert moved > 1e-4
     assert apart < 1e-6

@@ -62,6 +62,9 @@ def test_machine_settings_do_not_determine_the_run():
         ({"adaptation": {"name": "ful"}}, "unknown adaptation 'ful': did you mean 'full'"),
         ({"objective": {"name": "tecoa-pairs"}, "micro_batch": 8}, "cannot be accumulated"),
         ({"select": "best"}, "select: best needs validation"),
+        ({"objective": {"head_start": "probe"}}, "'tecoa' trains no linear head: .*use 'adv'"),
+        ({"objective": {"name": "adv", "head_start": "zero"}}, "objective.head_start: .*'probe'"),
+        ({"objective": {"name": "adv", "temperature": 0.1}}, "'adv' has none"),
     ],
 )
 def test_a_wrong_key_type_or_value_is_one_line(change, message):
@@ -113,4 +116,7 @@ def test_warmup_is_a_count_a_fraction_or_the_default():
     assert warmup_steps(0.2, 100) == 20
     assert warmup_steps(30, 100) == 30
     assert warmup_steps(0, 100) == 0
+    assert warmup_steps(100, 100) == 100
+    with pytest.raises(UserError, match="warmup is 101 steps, the whole run has 100: give fewer"):
+        warmup_steps(101, 100)
     assert learning_rate(0, base=1.0, warmup=0, total=10) == 1.0

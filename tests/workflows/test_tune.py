@@ -115,6 +115,49 @@ def test_a_real_grid_runs_on_held_out_source_images_alone(
     again = tune(recipe, [1e-4, 1e-3], images=32, out=tmp_path)
     assert again.rate == choice.rate
     assert {p: p.stat().st_mtime_ns for p in tmp_path.rglob("log.jsonl")} == before
+    (tmp_path / "lr-0.001" / "scores.json").write_text("{")
+    with pytest.raises(UserError, match=r"scores\.json is damaged: delete it"):
+        tune(recipe, [1e-4, 1e-3], images=32, out=tmp_path)
+
+
+def test_rates_of_adv_are_scored_with_the_head_that_each_trained(
+    tmp_path, tiny_clip_folder, tiny_set_folder
+):
+    """The record's accuracies are those of each run's stored head, not of the class texts."""
+    import torch
+
+    from zsrobust import data
+    from zsrobust.models import HeadClassifier, load_clip
+    from zsrobust.preprocess import to_unit
+
+    recipe = parse_recipe(
+        {
+            "name": "test/tune",
+            "model": f"local-dir:{tiny_clip_folder}",
+            "source": {"set": f"folder:{tiny_set_folder}", "split": "train"},
+            "validation": {"split": "val", "limit": 30, "attack": "pgd-2"},
+            "objective": {"name": "adv", "head_start": "probe"},
+            "threat": {"eps": "2/255"},
+            "optimiser": {"lr": 1},
+        }
+    )
+    choice = tune(recipe, [1e-4, 1e-3], images=40, out=tmp_path)
+    assert tune(recipe, [1e-4, 1e-3], images=40, out=tmp_path).scores == choice.scores
+    record = json.loads((tmp_path / "choice.json").read_text())
+    assert record["chosen"] == choice.rate
+    images = data.open_set(recipe.source.set, "val")
+    batch = next(
+        data.batches(images, images.first(30), load_clip(recipe.model).preprocess.geometry(), 30)
+    )
+    for row in record["grid"]:
+        folder = tmp_path / f"lr-{row['lr']:.3g}"
+        encoder = load_clip(f"run:{folder}").image_encoder()
+        head = HeadClassifier.from_file(encoder, folder / "model" / "head.safetensors")
+        with torch.no_grad():
+            right = (head(to_unit(batch.images)).argmax(1) == batch.labels).float().mean()
+        assert row["scored_by"] == "head"
+        assert row["clean"] == pytest.approx(float(right))
+        assert row["text_clean"] != row["clean"]
 
 
 def test_without_held_out_images_nothing_is_chosen(tmp_path):

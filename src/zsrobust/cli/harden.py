@@ -51,8 +51,10 @@ def command(
     if table is not None:
         print_table(table)
     for row in validations[-1:]:
+        by_head = row.get("scored_by") == "head"
+        by_texts = f"; by class texts clean {100 * row['text_clean']:.1f}%" if by_head else ""
         say(
-            f"held-out source ({row['samples']} images): clean {100 * row['clean']:.1f}%, "
-            f"robust {100 * row['robust']:.1f}%"
+            f"held-out source ({row['samples']} images{', linear head' if by_head else ''}): "
+            f"clean {100 * row['clean']:.1f}%, robust {100 * row['robust']:.1f}%{by_texts}"
         )
     say(f"hardened model: {run.spec} (plain open_clip: local-dir:{run.model})")

@@ -2,11 +2,12 @@
 
 Workers only change the time it takes: nothing is drawn at random here, and batches come in order.
 Worker processes are started with "spawn" (traps 52), so a script that asks for them needs the usual
-`if __name__ == "__main__":` around its beginning.
+`if __name__ == "__main__":` around its beginning. Ctrl-C and SIGTERM are their parent's alone (interrupt.py).
 """
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from zsrobust.data.sets import ImageSet
 from zsrobust.errors import UserError, ZsRobustError
 from zsrobust.hashing import image_hash
+from zsrobust.interrupt import heed_parent, shielded
 from zsrobust.preprocess import to_uint8
 
 if TYPE_CHECKING:
@@ -91,10 +93,13 @@ def batches_of(
         collate_fn=_as_it_is,
         num_workers=workers,
         multiprocessing_context="spawn" if workers else None,
+        worker_init_fn=_begin if workers else None,
         # The loader draws a seed for its workers, unused here: not from the global stream.
         generator=Generator(),
     )
-    for batch in loader:
+    with shielded() if workers else contextlib.nullcontext():
+        loaded = iter(loader)
+    for batch in loaded:
         if isinstance(batch, ZsRobustError):
             raise batch
         yield batch
@@ -150,6 +155,10 @@ class _Reader:
             hashes=hashes,
             indices=indices,
         )
+
+
+def _begin(_: int) -> None:
+    heed_parent()
 
 
 def _as_it_is(batch: Any) -> Any:

@@ -6,19 +6,20 @@ it, so that a larger `--limit` adds to what is there. On disk a cell is a folder
     cells/<first 16 digits of the key>/
         cell.json             the key's content, in words
         outcomes.jsonl        one line a sample, flushed as it is known; a torn last line is dropped
-        environments.jsonl    versions, device, threads: outside the key only rounding may differ
+        environments.jsonl    one line a start: versions, device, threads (outside the key only rounding may
+                              differ), and the role: the model's spec and place, whether the set was the source
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from zsrobust.errors import UserError
-from zsrobust.files import JsonLines, read_json_lines, write_json
+from zsrobust.files import JsonLines, read_json_lines, remove_partials, write_json
 from zsrobust.hashing import sha256_json
 
 if TYPE_CHECKING:
@@ -107,6 +108,11 @@ class Record:
         """Right on the clean image and not broken."""
         return self.clean and not self.broken
 
+    @property
+    def query(self) -> int | None:
+        """Number of the query that broke it, within its target or restart; None if none did."""
+        return self.step if self.step_within is None else self.step_within
+
     @classmethod
     def of(cls, outcome: Outcome, image: str) -> Record:
         """Return the record of an outcome."""
@@ -125,11 +131,35 @@ class Record:
             by=outcome.by,
         )
 
+    def check_types(self) -> None:
+        """Refuse fields that a file changed by hand may hold: what is counted must be what it seems.
+
+        Raises:
+            TypeError: naming the first field of another type.
+        """
+        for name, kind in _RECORD_TYPES.items():
+            value = getattr(self, name)
+            if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
+                raise TypeError(f"{name} is {value!r}")
+
     def row(self) -> dict[str, Any]:
         """Return the JSON line; fields at their default are left out."""
         # The default of a required field is a marker that no value equals.
         values = ((field, getattr(self, field.name)) for field in fields(self))
         return {field.name: value for field, value in values if value != field.default}
+
+
+_RECORD_TYPES: dict[str, Any] = {
+    "id": str,
+    "label": int,
+    "image": str,
+    "clean": bool,
+    "clean_margin": (int, float),
+    "broken": bool,
+    "queries": int,
+    "margin": (int, float),
+    "distance": (int, float),
+}
 
 
 def _digits(value: float) -> float:
@@ -152,6 +182,9 @@ class Cell:
         self.key = key
         self.folder = None if root is None else root / "cells" / key.digest[:16]
         self.records: dict[str, Record] = {}
+        self.starts: list[dict[str, Any]] = []
+        """What was noted at each start: the machine, and the role ("model", its "position" among those asked
+        for, whether the set was "source"), which older cells lack."""
         self._lines: JsonLines | None = None
         if self.folder is not None and (self.folder / "cell.json").is_file():
             self._read(self.folder)
@@ -161,33 +194,58 @@ class Cell:
 
         try:
             stored = json.loads((folder / "cell.json").read_text("utf-8"))
-        except ValueError as error:
-            raise UserError(f"{folder}/cell.json is damaged: move the folder away.") from error
+        except (ValueError, RecursionError) as error:
+            raise UserError(
+                f"{folder}/cell.json is damaged: move the folder away, its samples are then measured again."
+            ) from error
         if not isinstance(stored, dict) or stored.get("key") != self.key.digest:
-            raise UserError(f"{folder}/cell.json does not belong to this cell: move it away.")
-        for row in read_json_lines(folder / "outcomes.jsonl"):
+            raise UserError(
+                f"{folder}/cell.json does not belong to this cell: move the folder away, its samples are "
+                "then measured again."
+            )
+        for number, row in enumerate(read_json_lines(folder / "outcomes.jsonl"), start=1):
             try:
                 record = Record(**row)
+                record.check_types()
             except TypeError as error:
                 raise UserError(
-                    f"{folder}/outcomes.jsonl: a line has other fields than this version writes."
+                    f"{folder}/outcomes.jsonl, line {number}: not a record as this version writes them "
+                    f"({error}); remove that line, its sample is then measured again."
                 ) from error
             self.records[record.id] = record  # the last one of an id holds
+        self.starts = read_json_lines(folder / "environments.jsonl")
+
+    @property
+    def roles(self) -> list[dict[str, Any]]:
+        """What the cell was measured as; empty for older cells."""
+        return [start["role"] for start in self.starts if isinstance(start.get("role"), dict)]
+
+    @property
+    def environments(self) -> list[dict[str, Any]]:
+        """Versions, device and threads, each once."""
+        found: list[dict[str, Any]] = []
+        for start in self.starts:
+            machine = {key: value for key, value in start.items() if key != "role"}
+            if machine not in found:
+                found.append(machine)
+        return found
 
     def valid(self, sample_id: str, label: int, image: str) -> bool:
         """Whether there is a record of this very sample: same id, label and image bytes."""
         record = self.records.get(sample_id)
         return record is not None and record.label == label and record.image == image
 
-    def begin(self, environment: Mapping[str, Any]) -> None:
-        """Open the cell for new records and note the machine."""
+    def begin(self, start: Mapping[str, Any]) -> None:
+        """Open the cell for new records, and note the machine and the role of this start."""
+        self.starts.append(dict(start))
         if self.folder is None:
             return
         described = {"key": self.key.digest, **self.key.content}
+        remove_partials(self.folder)
         if not (self.folder / "cell.json").is_file():
             write_json(self.folder / "cell.json", described)
         with JsonLines(self.folder / "environments.jsonl") as lines:
-            lines.append(dict(environment))
+            lines.append(dict(start))
         self._lines = JsonLines(self.folder / "outcomes.jsonl")
 
     def add(self, record: Record) -> None:
@@ -201,3 +259,19 @@ class Cell:
         if self._lines is not None:
             self._lines.close()
             self._lines = None
+
+
+def attacked_columns(
+    clean: Cell, attacked: Mapping[str, Cell], ids: Sequence[str]
+) -> dict[str, Any]:
+    """Return what a table's row takes from the attacks' cells, each of which holds every one of `ids`."""
+    records = {name: [cell.records[i] for i in ids] for name, cell in attacked.items()}
+    environments: list[dict[str, Any]] = []
+    for cell in (clean, *attacked.values()):
+        environments += [here for here in cell.environments if here not in environments]
+    return {
+        "robust": {name: [record.robust for record in found] for name, found in records.items()},
+        "steps": {name: [record.query for record in found] for name, found in records.items()},
+        "plans": {name: dict(cell.key.content["attack"]) for name, cell in attacked.items()},
+        "environments": environments,
+    }

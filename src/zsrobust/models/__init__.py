@@ -16,7 +16,7 @@ if TYPE_CHECKING:
         text_record,
     )
     from zsrobust.models.foreign import overlay, read_tower
-    from zsrobust.models.load import Clip, load_clip
+    from zsrobust.models.load import Clip, load_clip, new_clip
     from zsrobust.models.public import PublicWeights, public_weights
     from zsrobust.models.save import convert, save_hardened, save_open_clip, save_visual
     from zsrobust.models.spec import ModelSpec, parse_spec
@@ -31,6 +31,7 @@ _HOMES = {
     "ZeroShotClassifier": "classifier",
     "convert": "save",
     "load_clip": "load",
+    "new_clip": "load",
     "overlay": "foreign",
     "parse_spec": "spec",
     "public_weights": "public",
@@ -54,6 +55,7 @@ __all__ = [
     "convert",
     "load_clip",
     "model_names",
+    "new_clip",
     "overlay",
     "parse_spec",
     "public_weights",

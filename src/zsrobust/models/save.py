@@ -15,15 +15,24 @@ import torch
 from torch import Tensor, nn
 
 from zsrobust.errors import UserError, unknown_name
-from zsrobust.files import machine_faults, write_atomically, write_json
-from zsrobust.models.load import ADAPTATION_FORMAT, ADAPTATION_NAME, WEIGHT_NAMES, Clip, load_clip
+from zsrobust.files import machine_faults, refuse_file, write_atomically, write_json
+from zsrobust.models.load import (
+    ADAPTATION_FORMAT,
+    ADAPTATION_NAME,
+    HEAD_NAME,
+    WEIGHT_NAMES,
+    Clip,
+    load_clip,
+)
 from zsrobust.models.spec import CONFIG_NAME
 from zsrobust.models.weights import write_bytes
 
 if TYPE_CHECKING:
+    from zsrobust.models.classifier import HeadClassifier
     from zsrobust.models.spec import ModelSpec
 
 Form = Literal["open_clip", "visual"]
+Stored = Literal["fp32", "fp16"]
 
 
 def save_open_clip(
@@ -31,6 +40,7 @@ def save_open_clip(
     config: Mapping[str, Any],
     out: Path,
     tokenizer: Callable[..., Any] | None = None,
+    stored: Stored = "fp32",
 ) -> None:
     """Write a folder that plain open_clip loads as `local-dir:`, with equal float32 weights.
 
@@ -39,11 +49,14 @@ def save_open_clip(
         config: {"model_cfg": ..., "preprocess_cfg": ...}, as `Clip.config`.
         out: made if missing; a model that was there is replaced, other files stay.
         tokenizer: the model's; files of its own (`save_pretrained`) are written too.
+        stored: "fp16" halves the file; the weights are then those rounded to float16 (but for the logit
+            scale), and what loads them (here and in open_clip) computes in float32 as ever.
 
     Raises:
+        UserError: if a weight lies beyond float16's range and "fp16" is asked for.
         EnvironmentFault: if the disk is full or the folder cannot be written.
     """
-    _save_folder(model, config, out, tokenizer, None)
+    _save_folder(model, config, out, tokenizer, None, stored)
 
 
 def save_hardened(
@@ -52,6 +65,7 @@ def save_hardened(
     out: Path,
     adaptation: Mapping[str, Any],
     tokenizer: Callable[..., Any] | None = None,
+    head: HeadClassifier | None = None,
 ) -> None:
     """Write what `run:OUT` reads: OUT/model with config, weights and adaptation.json.
 
@@ -59,8 +73,10 @@ def save_hardened(
         model: open_clip's model with its trained parameters.
         config: as in `save_open_clip`.
         out: the run's folder.
-        adaptation: at least {"adaptation": name, "base": spec}; "format" is added.
+        adaptation: at least {"adaptation": name, "base": spec}; "format" is added, and of a head "head":
+            its kind, class count and hash.
         tokenizer: as in `save_open_clip`.
+        head: trained along; kept as OUT/model/head.safetensors, which `run:OUT` does not read.
 
     Raises:
         UserError: if the adaptation is unknown, or no base is named.
@@ -73,7 +89,13 @@ def save_hardened(
     if not adaptation.get("base"):
         raise UserError("a hardened model is saved with its 'base', the spec that it started from.")
     record = {**adaptation, "format": ADAPTATION_FORMAT}
-    _save_folder(model, config, out / "model", tokenizer, record)
+    if head is not None:
+        record["head"] = {
+            "kind": head.kind,
+            "classes": len(head.weight),
+            "sha256": head.content_hash,
+        }
+    _save_folder(model, config, out / "model", tokenizer, record, head=head)
 
 
 def save_visual(clip: Clip, path: Path) -> None:
@@ -94,7 +116,7 @@ def convert(spec: str | ModelSpec, out: Path, form: Form = "open_clip") -> None:
 
     Args:
         spec: what to load.
-        out: the folder ("open_clip") or the file ("visual"); nothing may be there yet.
+        out: the folder ("open_clip"; it may be there if it is empty) or the file ("visual").
         form: which.
 
     Raises:
@@ -104,12 +126,10 @@ def convert(spec: str | ModelSpec, out: Path, form: Form = "open_clip") -> None:
     if form not in get_args(Form):
         raise unknown_name("form", str(form), get_args(Form))
     # Before loading: a model of some gigabytes is not read to be refused.
-    names = (CONFIG_NAME, *WEIGHT_NAMES)
-    taken = out.exists() and (
-        form == "visual" or out.is_file() or any((out / n).exists() for n in names)
-    )
-    if taken:
+    empty = form != "visual" and out.is_dir() and not any(out.iterdir())
+    if out.exists() and not empty:
         raise UserError(f"{out} is there already; name another place, or remove it first.")
+    refuse_file(out.parent)
     clip = load_clip(spec)
     if form == "visual":
         save_visual(clip, out)
@@ -123,20 +143,28 @@ def _save_folder(
     out: Path,
     tokenizer: Callable[..., Any] | None,
     adaptation: Mapping[str, Any] | None,
+    stored: Stored = "fp32",
+    head: HeadClassifier | None = None,
 ) -> None:
     from safetensors.torch import save
 
+    tensors = _plain(model.state_dict())
+    if stored == "fp16":
+        tensors = {name: _half(name, tensor) for name, tensor in tensors.items()}
+
     with machine_faults(out):
         (out / CONFIG_NAME).unlink(missing_ok=True)
-        # Weights of another name would be passed over, those of an older adaptation misread.
-        for name in (*WEIGHT_NAMES[1:], ADAPTATION_NAME):
+        # Weights of another name would be passed over, an older adaptation and head misread.
+        for name in (*WEIGHT_NAMES[1:], ADAPTATION_NAME, HEAD_NAME):
             (out / name).unlink(missing_ok=True)
-    content = save(_plain(model.state_dict()), {"format": "pt"})
+    content = save(tensors, {"format": "pt"})
     write_bytes(out / WEIGHT_NAMES[0], content)
     save_tokenizer = getattr(tokenizer, "save_pretrained", None)
     if save_tokenizer is not None:
         with machine_faults(out):
             save_tokenizer(str(out))
+    if head is not None:
+        head.save(out / HEAD_NAME)
     if adaptation is not None:
         write_json(out / ADAPTATION_NAME, dict(adaptation))
     # Through JSON and back: a value that JSON does not know fails before the file is there.
@@ -154,3 +182,13 @@ def _plain(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         seen.add(copy.data_ptr())
         plain[name] = copy
     return plain
+
+
+def _half(name: str, tensor: Tensor) -> Tensor:
+    """Return a tensor in float16; a scale or bias of one number stays as it is, for it costs nothing."""
+    if not tensor.is_floating_point() or tensor.numel() == 1:
+        return tensor
+    rounded = tensor.half()
+    if bool((rounded.isinf() & ~tensor.isinf()).any()):
+        raise UserError(f"{name} holds values beyond float16's range (65504): save it as fp32.")
+    return rounded

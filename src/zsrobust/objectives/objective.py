@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from zsrobust.adaptations.linear import LinearHead
 
 Encode = Callable[[Tensor], Tensor]
 """images (N, 3, H, W) in [0, 1] -> image features (N, D), not normalised, float32."""
@@ -42,6 +45,9 @@ class Objective(nn.Module):
     """Whether a sample's loss depends on the others: then no gradient accumulation."""
     adversarial: ClassVar[bool] = True
     """Whether the learner sees adversarial images."""
+    trains_head: ClassVar[bool] = False
+    """Whether a linear head is trained along, `head`; held-out images are scored with it, not by texts."""
+    head: LinearHead
 
     def prepare(self, batch: TrainingBatch) -> TrainingBatch:
         """Compute, without gradient, what stays fixed while the adversary moves. Default: nothing."""

@@ -19,15 +19,22 @@ from torch import Tensor
 from zsrobust import adaptations, data, randomness
 from zsrobust.attacks.engine import full_precision
 from zsrobust.errors import UserError, ZsRobustError
-from zsrobust.files import folder_lock
+from zsrobust.files import folder_lock, remove_partials
 from zsrobust.hashing import sha256_json
+from zsrobust.interrupt import Stopped, deferred
 from zsrobust.models import load_clip, save_hardened, text_anchors
 from zsrobust.models.classifier import DEFAULT_TEMPLATES
 from zsrobust.objectives import objective_class
 from zsrobust.objectives.objective import Objective, TrainingBatch
 from zsrobust.preprocess import to_unit
 from zsrobust.progress import progress_bar
-from zsrobust.training.checkpoint import Position, load_checkpoint, save_checkpoint
+from zsrobust.training.checkpoint import (
+    Position,
+    check_position,
+    load_checkpoint,
+    save_checkpoint,
+)
+from zsrobust.training.head import start_head, trained_head
 from zsrobust.training.recipe import Recipe
 from zsrobust.training.run import Run
 from zsrobust.training.schedule import learning_rate, warmup_steps
@@ -53,7 +60,11 @@ def harden(recipe: Recipe, out: str | Path | None = None, *, progress: bool = Fa
         UserError: if the recipe, the model or the data do not fit together.
         EnvironmentFault: if the folder cannot be written or another process works in it.
         FloatingPointError: if loss or gradient are not finite.
+        KeyboardInterrupt: on Ctrl-C, after the step and its checkpoint; `Stopped` under the command
+            line. SIGTERM likewise. Several ranks stop after the same step, also if only one was asked.
     """
+    if not isinstance(recipe, Recipe):
+        raise UserError(f"harden takes a Recipe, got {recipe!r}: read one with load_recipe(name).")
     folder = Path(out) if out is not None else Path("runs") / recipe.name
     with contextlib.ExitStack() as stack:
         stack.enter_context(_own_processes())
@@ -62,7 +73,7 @@ def harden(recipe: Recipe, out: str | Path | None = None, *, progress: bool = Fa
         if fabric.global_rank == 0:
             try:
                 stack.enter_context(folder_lock(folder))
-                Run.open(recipe, folder)
+                remove_partials(Run.open(recipe, folder).model)
             except ZsRobustError as caught:
                 error = caught
         # The first rank alone owns the folder; what it finds wrong ends all ranks, in order.
@@ -72,11 +83,11 @@ def harden(recipe: Recipe, out: str | Path | None = None, *, progress: bool = Fa
         run = Run.open(recipe, folder)
         complete = fabric.broadcast(run.complete)
         if not complete:
-            stack.enter_context(_determinism(fabric.device, recipe.threads))
+            stack.enter_context(determinism(fabric.device, recipe.threads))
             stack.enter_context(full_precision())
             _train(recipe, run, fabric, progress)
-        elif fabric.global_rank == 0:
-            run.checkpoint.unlink(missing_ok=True)
+        if fabric.global_rank == 0:
+            run.finish()
     return run
 
 
@@ -111,6 +122,14 @@ def _launch(recipe: Recipe) -> Fabric:
     if kind == "cuda" and not torch.cuda.is_available():
         raise UserError(f"device {recipe.device!r}: no CUDA device is here; use device=cpu.")
     devices = int(os.environ.get("LOCAL_WORLD_SIZE", recipe.devices))
+    # A slip of the keyboard would start that many processes, each with the model in memory.
+    there = torch.cuda.device_count() if kind == "cuda" else max(os.cpu_count() or 1, 2)
+    launched = "LOCAL_WORLD_SIZE" in os.environ
+    if max(1 if launched else devices, int(number or 0) + 1) > there:
+        what = "GPUs" if kind == "cuda" else "CPU cores"
+        raise UserError(
+            f"device={device} with devices={devices}: {there} {what} are here; ask for no more."
+        )
     many = devices > 1 or int(os.environ.get("WORLD_SIZE", "1")) > 1
     fabric = Fabric(
         accelerator=kind,
@@ -125,14 +144,18 @@ def _launch(recipe: Recipe) -> Fabric:
 
 
 @contextlib.contextmanager
-def _determinism(device: torch.device, threads: int | None) -> Iterator[None]:
+def determinism(device: torch.device, threads: int | None) -> Iterator[None]:
     """Bit-identical repetition on a CPU; on a GPU what torch can promise, without refusing the rest."""
+    deterministic: Any = torch.utils.deterministic
     before = (
         torch.are_deterministic_algorithms_enabled(),
         torch.is_deterministic_algorithms_warn_only_enabled(),
         torch.get_num_threads(),
+        deterministic.fill_uninitialized_memory,
     )
     torch.use_deterministic_algorithms(True, warn_only=device.type != "cpu")
+    # It fills every new tensor with NaN, to show reads of what was never written, and costs time in each step.
+    deterministic.fill_uninitialized_memory = False
     if threads is not None:
         torch.set_num_threads(threads)
     try:
@@ -140,6 +163,7 @@ def _determinism(device: torch.device, threads: int | None) -> Iterator[None]:
     finally:
         torch.use_deterministic_algorithms(before[0], warn_only=before[1])
         torch.set_num_threads(before[2])
+        deterministic.fill_uninitialized_memory = before[3]
 
 
 @dataclass(frozen=True)
@@ -182,10 +206,34 @@ def open_source(recipe: Recipe) -> SourceData:
     return SourceData(images, indices, templates)
 
 
-def build_objective(recipe: Recipe, clip: Clip, source: SourceData, fabric: Fabric) -> Objective:
-    """Make the objective; the anchors of all source classes are encoded here, once."""
+def build_objective(
+    recipe: Recipe,
+    clip: Clip,
+    source: SourceData,
+    fabric: Fabric,
+    *,
+    resumes: bool = False,
+    progress: bool = False,
+) -> Objective:
+    """Make the objective; the anchors of all source classes are encoded here, once, or its head started.
+
+    Args:
+        recipe: names it, with its settings.
+        clip: the model before hardening, on its device.
+        source: what is trained on.
+        fabric: pairs gather their texts over its ranks.
+        resumes: whether a checkpoint will put in what the objective trains along.
+        progress: draw a progress bar where that takes long.
+    """
     kind = objective_class(recipe.objective.name)
-    options: dict[str, Any] = {
+    options: dict[str, Any]
+    if kind.trains_head:
+        options = {
+            "head": start_head(recipe, clip, source, fit=not resumes, progress=progress),
+            "head_start": recipe.objective.head_start or "random",
+        }
+        return kind(**options)
+    options = {
         "logit_scale": clip.logit_scale,
         "temperature": recipe.objective.temperature,
     }
@@ -233,7 +281,14 @@ def _train(recipe: Recipe, run: Run, fabric: Fabric, progress: bool) -> None:
     original_fingerprint = clip.fingerprint
     clip.to(device)
 
-    objective = build_objective(recipe, clip, source, fabric)
+    objective = build_objective(
+        recipe,
+        clip,
+        source,
+        fabric,
+        resumes=run.checkpoint.is_file(),
+        progress=progress and fabric.global_rank == 0,
+    )
     adaptation = adaptations.build(recipe.adaptation.name, {})
     adapted = adaptation.apply(clip.model)
     encoder = clip.image_encoder(precision="bf16" if recipe.precision == "bf16" else "fp32")
@@ -269,9 +324,11 @@ def _train(recipe: Recipe, run: Run, fabric: Fabric, progress: bool) -> None:
     position, best = Position(0, 0), None
     if run.checkpoint.is_file():
         position, best = load_checkpoint(run.checkpoint, parameters=tensors, optimiser=optimiser)
+        check_position(run.checkpoint, position, recipe.epochs, per_epoch)
 
     def save(at: Position) -> None:
-        if fabric.global_rank == 0:
+        if log:
+            log.sync()  # a checkpoint never knows of steps that the log lost
             save_checkpoint(
                 run.checkpoint, parameters=tensors, optimiser=optimiser, position=at, best=best
             )
@@ -280,9 +337,12 @@ def _train(recipe: Recipe, run: Run, fabric: Fabric, progress: bool) -> None:
     done = position.epoch * per_epoch + position.step
     if is_first:
         run.cut_log(done)
+    logged = run.read_log("validation") if is_first else []
+    validated = fabric.broadcast({row["epoch"]: row for row in logged})
     with contextlib.ExitStack() as stack:
+        request = stack.enter_context(deferred())
         log = stack.enter_context(run.append_log()) if is_first else None
-        bar = stack.enter_context(_progress(progress and is_first, recipe.name, total, done))
+        bar = stack.enter_context(step_progress(progress and is_first, recipe.name, total, done))
         if log:
             log.append(_start_line(recipe, source, trained, done, total))
         for epoch in range(position.epoch, recipe.epochs):
@@ -329,24 +389,36 @@ def _train(recipe: Recipe, run: Run, fabric: Fabric, progress: bool) -> None:
                         }
                     )
                 bar(done, loss)
-                if done % recipe.checkpoint_every == 0 and step + 1 < len(batches):
+                stop = _asked_of_any_rank(fabric, request.signal)
+                ends = step + 1 == len(batches)
+                if stop or ends or done % recipe.checkpoint_every == 0:
                     save(Position(epoch, step + 1))
+                if stop:
+                    fabric.barrier()  # no rank leaves before the checkpoint is written
+                    raise Stopped(stop, f"after step {done} of {total}")
 
-            if recipe.select == "last":  # else the epoch is complete only with its scores
-                save(Position(epoch + 1, 0))
             last = epoch + 1 == recipe.epochs
             validation = recipe.validation
             if validation and (validation.every == "epoch" or (last and validation.every == "end")):
-                scores = validate(recipe, clip, source, fabric)
-                if log:
-                    log.append(
-                        {"event": "validation", "steps_done": done, "epoch": epoch, **scores.row()}
-                    )
-                if recipe.select == "best" and (best is None or scores.robust > best["robust"]):
-                    kept = {name: tensor.cpu().clone() for name, tensor in tensors.items()}
-                    best = {"robust": scores.robust, "epoch": epoch, "parameters": kept}
-            if recipe.select == "best":
-                save(Position(epoch + 1, 0))
+                # A run that was killed after it has its line, and does not measure twice.
+                scores = validated.get(epoch)
+                if scores is None:
+                    # Ranks would not leave it together: several of them stop after the next step.
+                    alone = fabric.world_size == 1
+                    where = f"after step {done} of {total}"
+                    with request.at_once(where) if alone else contextlib.nullcontext():
+                        scores = validate(
+                            recipe, clip, source, fabric, trained_head(objective, clip, source)
+                        ).row()
+                    if log:
+                        log.append(
+                            {"event": "validation", "steps_done": done, "epoch": epoch, **scores}
+                        )
+                if recipe.select == "best":
+                    if best is None or scores["robust"] > best["robust"]:
+                        kept = {name: tensor.cpu().clone() for name, tensor in tensors.items()}
+                        best = {"robust": scores["robust"], "epoch": epoch, "parameters": kept}
+                    save(Position(epoch + 1, 0))
 
         if best is not None:
             with torch.no_grad():
@@ -370,11 +442,17 @@ def _train(recipe: Recipe, run: Run, fabric: Fabric, progress: bool) -> None:
             }
             if recipe.precision == "fp64":
                 learner.float()
-            save_hardened(clip.model, clip.config, run.folder, record, clip.tokenizer)
-            run.checkpoint.unlink(missing_ok=True)
-            if log:
-                log.append({"event": "end", "steps_done": done})
-    fabric.barrier()
+            head = trained_head(objective, clip, source)
+            save_hardened(clip.model, clip.config, run.folder, record, clip.tokenizer, head)
+        fabric.barrier()
+
+
+def _asked_of_any_rank(fabric: Fabric, signum: int) -> int:
+    """Return the signal that this rank or another was sent, 0 for none: all stop after the same step."""
+    if fabric.world_size == 1:
+        return signum
+    asked = torch.tensor(signum, device=fabric.device)
+    return int(fabric.all_reduce(asked, reduce_op="max"))
 
 
 def _optimiser(recipe: Recipe, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
@@ -433,7 +511,8 @@ def _start_line(
 
 
 @contextlib.contextmanager
-def _progress(show: bool, name: str, total: int, done: int) -> Iterator[Any]:
+def step_progress(show: bool, name: str, total: int, done: int) -> Iterator[Any]:
+    """Draw a bar of optimiser steps; what is given is called with (steps done, loss), if `show`."""
     if not show:
         yield lambda *_: None
         return

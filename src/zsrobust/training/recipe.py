@@ -6,11 +6,12 @@ key that moves a weight is part of what a run must agree with to be resumed.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
-import yaml
 from pydantic import (
     AfterValidator,
     BaseModel,
@@ -22,19 +23,20 @@ from pydantic import (
 )
 
 from zsrobust.adaptations import ADAPTATIONS
-from zsrobust.errors import UserError, unknown_name
+from zsrobust.errors import EnvironmentFault, UserError, unknown_name
 from zsrobust.objectives import OBJECTIVES, objective_class
-from zsrobust.threat import Norm, Resolution, Threat, parse_eps
+from zsrobust.threat import Norm, Resolution, Threat, parse_eps, parse_step
+from zsrobust.training.reading import has_numbers, in_words, put_override, read_yaml
 
 
 def _read_eps(value: Any) -> Any:
     # linf's upper bound is checked where the norm is known.
-    if isinstance(value, bool):
-        raise UserError(f"eps must be a number such as 2/255, got {value}.")
     return parse_eps(value, "any") if isinstance(value, str | int | float) else value
 
 
 def _read_templates(value: list[str] | None) -> list[str] | None:
+    if value == []:
+        raise UserError("give at least one template, or leave the key out.")
     for template in value or []:
         if template.count("{}") != 1:
             raise UserError(
@@ -50,14 +52,55 @@ def _as_list(value: Any) -> Any:
     return [value] if isinstance(value, str | int | float) else value
 
 
+def _read_warmup(value: float | int | None) -> float | int | None:
+    if value is not None and value >= 1 and value != int(value):
+        raise UserError(f"it is a number of steps, or a fraction below 1, got {value}.")
+    return value
+
+
+def _known(what: str, names: Iterable[str]) -> Callable[[str], str]:
+    def read(value: str) -> str:
+        if value not in names:
+            raise unknown_name(what, value, names)
+        return value
+
+    return read
+
+
+def _read_name(value: str) -> str:
+    # A run's folder is named after it, below runs/.
+    if not value or any(part in ("", ".", "..") for part in value.split("/")):
+        raise UserError(f"a recipe's name is a name such as mine/first-try, got {value!r}.")
+    return value
+
+
 Eps = Annotated[float, BeforeValidator(_read_eps)]
+Beta = Annotated[float, Field(ge=0, lt=1)]
+Betas = tuple[Beta, Beta]
+Name = Annotated[str, AfterValidator(_read_name)]
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+class Part(BaseModel):
+    """A block of a recipe: no unknown key, nothing changed once it is read."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _no_truth_for_a_number(cls, data: Any) -> Any:
+        # Python counts true as 1; as a text it is refused where a number is wanted.
+        if not isinstance(data, dict):
+            return data
+        fields = cls.model_fields
+        return {
+            name: str(value).lower()
+            if isinstance(value, bool) and name in fields and has_numbers(fields[name].annotation)
+            else value
+            for name, value in data.items()
+        }
 
 
-class Source(_Part):
+class Source(Part):
     """The images the hardening sees."""
 
     set: str
@@ -69,7 +112,7 @@ class Source(_Part):
     """Class templates with one {}; null takes the set's own, else "a photo of a {}."."""
 
 
-class Validation(_Part):
+class Validation(Part):
     """Held-out source images, the only ones on which anything may be chosen (traps 36)."""
 
     set: str | None = None
@@ -80,7 +123,7 @@ class Validation(_Part):
     every: Literal["epoch", "end", "never"] = "end"
 
 
-class ThreatPart(_Part):
+class ThreatPart(Part):
     """The training threat."""
 
     norm: Norm = "linf"
@@ -89,8 +132,13 @@ class ThreatPart(_Part):
     resolution: Resolution | None = None
     """Where the ball lies, "model" or "native"; null takes the source set's own."""
 
+    @model_validator(mode="after")
+    def _eps_fits_the_norm(self) -> ThreatPart:
+        parse_eps(self.eps, self.norm)
+        return self
 
-class Adversary(_Part):
+
+class Adversary(Part):
     """The training adversary: PGD, last iterate."""
 
     steps: int = Field(default=2, ge=0)
@@ -99,58 +147,84 @@ class Adversary(_Part):
     start: Literal["uniform", "clean"] = "uniform"
     momentum: float = Field(default=0.0, ge=0.0, lt=1.0)
 
+    @model_validator(mode="after")
+    def _moves(self) -> Adversary:
+        if self.step_size == 0 and self.steps:
+            raise UserError(
+                f"step_size is 0, so that none of the {self.steps} steps moves: give a size such as 1/255, "
+                "or steps: 0."
+            )
+        return self
 
-class ObjectivePart(_Part):
+
+class ObjectivePart(Part):
     """What is minimised."""
 
-    name: str = "tecoa"
+    name: Annotated[str, AfterValidator(_known("objective", OBJECTIVES))] = "tecoa"
     temperature: float | None = Field(default=None, gt=0)
     """tau of the loss; null takes the model's own 1 / exp(logit_scale)."""
+    head_start: Literal["random", "probe"] | None = None
+    """Where a linear head starts: random, or fitted on the source's clean features; null is random."""
 
 
-class AdaptationPart(_Part):
+class AdaptationPart(Part):
     """Which parameters move."""
 
-    name: str = "full"
+    name: Annotated[str, AfterValidator(_known("adaptation", ADAPTATIONS))] = "full"
 
 
-class Optimiser(_Part):
+class Optimiser(Part):
     """SGD or AdamW; the rate's default has no meaning, so it must be given."""
 
     name: Literal["sgd", "adamw"] = "adamw"
     lr: float = Field(gt=0)
     momentum: float = Field(default=0.9, ge=0, lt=1)
     """Of SGD."""
-    betas: tuple[float, float] = (0.9, 0.999)
+    betas: Betas = (0.9, 0.999)
     """Of AdamW."""
     weight_decay: float = Field(default=0.0, ge=0)
     """Not applied to biases, norms, class and position embeddings, prompts (traps 44)."""
 
 
-class Schedule(_Part):
+class Schedule(Part):
     """Warm-up, then cosine to zero or constant; counted in optimiser steps."""
 
     kind: Literal["cosine", "constant"] = "cosine"
-    warmup: float | int | None = Field(default=None, ge=0)
+    warmup: Annotated[float | int | None, AfterValidator(_read_warmup)] = Field(default=None, ge=0)
     """Steps, a fraction of all steps if below 1, null is min(1000, 10%)."""
 
 
-class EvaluatePart(_Part):
+class EvaluatePart(Part):
     """What `zsrobust harden` measures before and after."""
 
     sets: str
-    attacks: list[str] = ["clean", "pgd-20", "cw-margin-20"]
+    attacks: list[str] = Field(default=["clean", "pgd-20", "cw-margin-20"], min_length=1)
     norm: Norm = "linf"
-    eps: Annotated[list[Eps], BeforeValidator(_as_list)]
+    eps: Annotated[list[Eps], BeforeValidator(_as_list)] = Field(min_length=1)
     limit: int | None = Field(default=None, ge=1)
     templates: Templates = None
 
+    @model_validator(mode="after")
+    def _eps_fits_the_norm(self) -> EvaluatePart:
+        for radius in self.eps:
+            parse_eps(radius, self.norm)
+        return self
 
-class Recipe(_Part):
+
+class RunRecipe(Part, ABC):
+    """What a run of any kind needs of its recipe."""
+
+    name: Name
+    title: str = ""
+
+    @abstractmethod
+    def determining(self) -> dict[str, Any]:
+        """Return what determines the weights, as JSON: a run resumes only under the same."""
+
+
+class Recipe(RunRecipe):
     """A whole hardening."""
 
-    name: str
-    title: str = ""
     model: str
     """Spec of the model to harden."""
     source: Source
@@ -184,29 +258,39 @@ class Recipe(_Part):
     evaluate: EvaluatePart | None = None
 
     @model_validator(mode="after")
-    def _names_and_contradictions(self) -> Recipe:
-        self.attack_threat()
-        Threat(
-            self.threat.norm, self.step_size()
-        )  # a step beyond the whole range was meant in /255
-        warmup = self.schedule.warmup
-        if warmup is not None and warmup >= 1 and warmup != int(warmup):
-            raise UserError(
-                f"schedule.warmup is a number of steps, or a fraction below 1; got {warmup}."
-            )
-        if self.objective.name not in OBJECTIVES:
-            raise unknown_name("objective", self.objective.name, OBJECTIVES)
-        if self.adaptation.name not in ADAPTATIONS:
-            raise unknown_name("adaptation", self.adaptation.name, ADAPTATIONS)
+    def _contradictions(self) -> Recipe:
+        if self.adversary.step_size:  # beyond the whole range it was meant in /255
+            try:
+                parse_step(self.adversary.step_size, self.threat.norm)
+            except UserError as error:
+                raise UserError(f"adversary.step_size: {error}") from error
         accumulates = self.micro_batch is not None and self.micro_batch < self.batch
         if accumulates and objective_class(self.objective.name).couples_batch:
             raise UserError(
                 f"objective {self.objective.name!r} couples the samples of a batch: it cannot be "
                 "accumulated; leave micro_batch out, or lower batch."
             )
+        self._check_head()
         if self.select == "best" and (self.validation is None or self.validation.every != "epoch"):
             raise UserError("select: best needs validation with every: epoch.")
         return self
+
+    def _check_head(self) -> None:
+        """Refuse what only objectives with a linear head have, or what they have not."""
+        part = self.objective
+        if part.head_start is None and part.temperature is None:
+            return  # the objectives' modules need torch: not loaded for nothing
+        trains_head = objective_class(part.name).trains_head
+        if part.head_start is not None and not trains_head:
+            raise UserError(
+                f"objective.head_start is {part.head_start!r}, but objective {part.name!r} trains no "
+                "linear head: leave it out, or use 'adv'."
+            )
+        if part.temperature is not None and trains_head:
+            raise UserError(
+                f"objective.temperature is {part.temperature}, but objective {part.name!r} has none, its "
+                "logits are those of a linear head: leave it out."
+            )
 
     def attack_threat(self) -> Threat:
         """Return norm and eps of training; the resolution shows in the images themselves."""
@@ -234,7 +318,16 @@ class Recipe(_Part):
 
 
 def recipe_names() -> list[str]:
-    """Return the names of the recipes that come with the package, "mini/tecoa-ft-eps1" and so on."""
+    """Return the hardening recipes that come with the package, "mini/tecoa-ft-eps1" and so on."""
+    return packaged_recipes(pretraining=False)
+
+
+def packaged_recipes(*, pretraining: bool) -> list[str]:
+    """Return the names of the packaged recipes of one kind, sorted."""
+    return [n for n in _packaged() if is_pretraining(read_recipe(n)) == pretraining]
+
+
+def _packaged() -> list[str]:
     root = resources.files("zsrobust") / "recipes"
     names = []
     for folder in root.iterdir():
@@ -247,84 +340,109 @@ def recipe_names() -> list[str]:
     return sorted(names)
 
 
+def is_pretraining(data: dict[str, Any]) -> bool:
+    """Whether a recipe trains a model from scratch: it alone says how the model is built."""
+    return "architecture" in data
+
+
 def load_recipe(name_or_file: str, overrides: list[str] | None = None) -> Recipe:
-    """Read a recipe.
+    """Read a recipe of a hardening.
 
     Args:
         name_or_file: a packaged name ("mini/tecoa-ft-eps1") or a YAML file.
         overrides: "key=value" with dotted keys, values as YAML: "optimiser.lr=1e-4".
 
     Raises:
-        UserError: for an unknown name, a file that is no YAML mapping, or a wrong key, type or value.
+        UserError: for an unknown name, a file that is no YAML mapping, a wrong key, type or value, or
+            a pretraining recipe.
+    """
+    return parse_recipe(read_recipe(name_or_file, overrides), name_or_file)
+
+
+def read_recipe(
+    name_or_file: str, overrides: list[str] | None = None, *, pretraining: bool = False
+) -> dict[str, Any]:
+    """Return a recipe of any kind as the mapping that it is, with the overrides in it, unchecked.
+
+    Args:
+        name_or_file: a packaged name or a YAML file.
+        overrides: as in `load_recipe`.
+        pretraining: the kind whose names are shown where the name is unknown.
+
+    Raises:
+        UserError: for an unknown name, or a file that is no YAML mapping.
     """
     path = Path(name_or_file)
+    if name_or_file and path.is_dir():
+        raise UserError(f"recipe {name_or_file} is a folder; give a recipe's name or a YAML file.")
     if path.suffix in (".yaml", ".yml") or path.is_file():
         if not path.is_file():
-            raise UserError(f"recipe file {name_or_file} does not exist.")
+            raise UserError(f"recipe file {name_or_file} does not exist; check the path.")
         try:
             text = path.read_text(encoding="utf-8")
         except UnicodeDecodeError as error:
-            raise UserError(f"recipe file {name_or_file} is not UTF-8 text.") from error
-    elif name_or_file in recipe_names():
+            raise UserError(
+                f"recipe file {name_or_file} is not UTF-8 text; give a YAML file, saved as UTF-8."
+            ) from error
+        except OSError as error:
+            raise EnvironmentFault(
+                f"cannot read {name_or_file}: {error.strerror or error}; mend it and try again."
+            ) from error
+    elif name_or_file in _packaged():
         text = (resources.files("zsrobust") / "recipes" / f"{name_or_file}.yaml").read_text("utf-8")
     else:
-        raise unknown_name("recipe", name_or_file, recipe_names(), "Or give a .yaml file.")
-    try:
-        data = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        where = " ".join(str(error).split())
-        raise UserError(f"recipe {name_or_file} is not YAML: {where}.") from error
+        names = packaged_recipes(pretraining=pretraining)
+        raise unknown_name("recipe", name_or_file, names, "Or give a .yaml file.")
+    data = read_yaml(text, f"recipe {name_or_file}")
     if not isinstance(data, dict):
-        raise UserError(f"recipe {name_or_file} must be a mapping of keys to values.")
+        found = (
+            "is empty"
+            if data is None
+            else "holds a list"
+            if isinstance(data, list)
+            else "is no recipe"
+        )
+        raise UserError(
+            f"recipe {name_or_file} {found}; it must be a mapping of keys to values, one 'key: value' a line."
+        )
+    given: list[str] = []
     for override in overrides or []:
-        _override(data, override)
-    return parse_recipe(data, name_or_file)
+        given.append(put_override(data, override))
+        if given.count(given[-1]) > 1:
+            raise UserError(f"{override!r}: {given[-1]} is given twice; leave one of them out.")
+    return data
 
 
 def parse_recipe(data: dict[str, Any], what: str = "recipe") -> Recipe:
     """Check a mapping against the schema; all mistakes are reported together, in one line.
 
     Raises:
+        UserError: names each wrong key with what is allowed; or says that it is a pretraining recipe.
+    """
+    if is_pretraining(data):
+        raise UserError(
+            f"recipe {what} trains a model from scratch (it has the key 'architecture'): run it with "
+            "zsrobust pretrain."
+        )
+    return check_recipe(Recipe, data, what)
+
+
+Schema = TypeVar("Schema", bound=Part)
+
+
+def check_recipe(schema: type[Schema], data: dict[str, Any], what: str) -> Schema:
+    """Check a mapping against a schema; all mistakes are reported together, in one line.
+
+    Raises:
         UserError: names each wrong key with what is allowed.
     """
     try:
-        return Recipe.model_validate(data)
+        return schema.model_validate(data)
     except ValidationError as error:
-        raise UserError(
-            f"recipe {what}: {'; '.join(_words(e) for e in error.errors())}."
-        ) from error
+        mistakes = in_words(error.errors(), schema)
+        end = "" if mistakes.endswith("?") else "."
+        raise UserError(f"{_called(what)}: {mistakes}{end}") from error
 
 
-def _words(error: Any) -> str:
-    key = ".".join(str(part) for part in error["loc"])
-    if error["type"] == "extra_forbidden":
-        part: Any = Recipe
-        for name in error["loc"][:-1]:
-            annotation = part.model_fields[name].annotation
-            arguments = [a for a in getattr(annotation, "__args__", ()) if a is not type(None)]
-            part = arguments[0] if arguments else annotation
-        return str(unknown_name("key", key, part.model_fields)).rstrip(".")
-    if error["type"] == "missing":
-        return f"key {key!r} is missing"
-    message = str(error["msg"]).removeprefix("Value error, ").rstrip(".")
-    given = error.get("input")
-    shown = f", got {given!r}" if isinstance(given, str | int | float | bool | type(None)) else ""
-    return f"{key}: {message}{shown}" if key else message
-
-
-def _override(data: dict[str, Any], override: str) -> None:
-    key, equals, value = override.partition("=")
-    if not equals or not key:
-        raise UserError(
-            f"{override!r} is no override; write key=value, for instance optimiser.lr=1e-4."
-        )
-    *path, last = key.split(".")
-    part = data
-    for name in path:
-        part = part.setdefault(name, {})
-        if not isinstance(part, dict):
-            raise UserError(f"{override!r}: {name!r} is a value, it has no keys under it.")
-    try:
-        part[last] = yaml.safe_load(value)
-    except yaml.YAMLError as error:
-        raise UserError(f"{override!r}: the value is not YAML.") from error
+def _called(what: str) -> str:
+    return "recipe" if what == "recipe" else f"recipe {what}"

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 
+from zsrobust.errors import UserError
+
 
 def learning_rate(
     step: int, *, base: float, warmup: int, total: int, kind: str = "cosine"
@@ -27,9 +29,18 @@ def learning_rate(
 
 
 def warmup_steps(warmup: float | int | None, total: int) -> int:
-    """Return the number of warm-up steps: None is min(1000, 10% of all), below 1 a fraction, else a count."""
+    """Return the number of warm-up steps: None is min(1000, 10% of all), below 1 a fraction, else a count.
+
+    Raises:
+        UserError: for a count beyond all steps: the rate would never come to its base.
+    """
     if warmup is None:
         return min(1000, round(0.1 * total))
     if 0 <= warmup < 1:
         return round(warmup * total)
-    return min(int(warmup), total)
+    if warmup > total:
+        raise UserError(
+            f"schedule.warmup is {int(warmup)} steps, the whole run has {total}: give fewer, or a fraction "
+            "of all steps such as 0.1."
+        )
+    return int(warmup)

@@ -11,7 +11,7 @@ from zsrobust import attacks, data
 from zsrobust.attacks.engine import Chunk, attack_chunks
 from zsrobust.attacks.outcome import Outcome
 from zsrobust.errors import UserError
-from zsrobust.models import ZeroShotClassifier
+from zsrobust.models import HeadClassifier, ZeroShotClassifier
 from zsrobust.preprocess import to_unit
 
 if TYPE_CHECKING:
@@ -39,6 +39,8 @@ class Scores:
     """Right and not broken, in the order of `ids`."""
     true_probability: float
     """Mean softmax probability of the true class on the attacked images; clean mistakes as they are."""
+    text_clean: float | None = None
+    """Clean accuracy in [0, 1] by the class texts, where a head gave the scores; null where texts did."""
 
     @property
     def clean(self) -> float:
@@ -51,13 +53,15 @@ class Scores:
         return sum(self.robust_correct) / len(self.ids)
 
     def row(self) -> dict[str, Any]:
-        """Return the log line."""
-        return {
+        """Return the log line; "scored_by" says whether class texts or a linear head gave the logits."""
+        row: dict[str, Any] = {
             "samples": len(self.ids),
+            "scored_by": "texts" if self.text_clean is None else "head",
             "clean": self.clean,
             "robust": self.robust,
             "true_probability": self.true_probability,
         }
+        return row if self.text_clean is None else row | {"text_clean": self.text_clean}
 
 
 def recipe_geometry(
@@ -91,11 +95,25 @@ def open_held_out(recipe: Recipe, source: SourceData) -> ImageSet:
     return held_out
 
 
-def validate(recipe: Recipe, clip: Clip, source: SourceData, fabric: Fabric | None) -> Scores:
-    """Attack the recipe's held-out source images at the trained eps, scored through the class texts.
+def validate(
+    recipe: Recipe,
+    clip: Clip,
+    source: SourceData,
+    fabric: Fabric | None,
+    head: HeadClassifier | None = None,
+) -> Scores:
+    """Attack the recipe's held-out source images at the trained eps; score what the objective trains.
 
     The attack runs all its steps on every clean-correct sample, so that the probabilities compare
     models at the same effort.
+
+    Args:
+        recipe: its `validation` block says which images and which attack.
+        clip: the model as it stands.
+        source: what is trained on; its class names and templates are the texts.
+        fabric: its device is taken; None takes the model's.
+        head: the linear head that the objective trains, on the model's encoder: it is attacked and
+            scored, and the class texts only give `text_clean`. None: the class texts are.
 
     Raises:
         UserError: as `open_held_out`.
@@ -105,12 +123,17 @@ def validate(recipe: Recipe, clip: Clip, source: SourceData, fabric: Fabric | No
     if settings is None or names is None:
         raise UserError("the recipe has no validation block: add one with set, split and limit.")
     device = clip.device if fabric is None else fabric.device
-    classifier = ZeroShotClassifier.from_texts(clip, names, source.templates).to(device)
+    texts = ZeroShotClassifier.from_texts(clip, names, source.templates).to(device)
+    classifier = texts if head is None else head.to(device)
+    dtype = torch.float32
     if recipe.precision == "fp64":
+        dtype = torch.float64
+        texts.double()
         classifier.double()
     plan = attacks.plan(f"{settings.attack}:early_exit=false", recipe.attack_threat())
     indices = held_out.first(settings.limit)
 
+    text_correct = 0
     probabilities: dict[str, float] = {}
 
     def score(names: Sequence[str], logits: Tensor, labels: Tensor) -> None:
@@ -118,13 +141,17 @@ def validate(recipe: Recipe, clip: Clip, source: SourceData, fabric: Fabric | No
         probabilities.update(zip(names, true.tolist(), strict=True))
 
     def chunks() -> Iterator[Chunk]:
+        nonlocal text_correct
         for batch in data.batches(held_out, indices, recipe_geometry(recipe, clip, source), _BATCH):
             if batch.labels is None:
                 raise UserError("the validation set has no labels.")
-            images = to_unit(batch.images).to(device, classifier.anchors.dtype)
+            images = to_unit(batch.images).to(device, dtype)
             labels = batch.labels.to(device)
             with torch.no_grad():
                 logits = classifier(images)
+                if head is not None:
+                    found = texts.groups[texts(images).argmax(1)]  # equal texts are one (traps 57)
+                    text_correct += int((found == texts.groups[labels]).sum())
             score(batch.ids, logits, labels)  # stands for clean mistakes, which are never attacked
             yield Chunk(batch.ids, images, labels, logits)
 
@@ -155,4 +182,5 @@ def validate(recipe: Recipe, clip: Clip, source: SourceData, fabric: Fabric | No
         clean_correct=[outcomes[i].clean_correct for i in ids],
         robust_correct=[outcomes[i].robust for i in ids],
         true_probability=sum(probabilities[i] for i in ids) / len(ids),
+        text_clean=None if head is None else text_correct / len(ids),
     )

@@ -1,16 +1,16 @@
 """Choose a learning rate on held-out source images, as the design's section 7 says.
 
 Each rate of the grid hardens the model on a prefix of the source; the one with the highest robust accuracy on
-held-out source images at the trained eps is best. Rates whose paired difference to it is within two
-standard errors are tied with it: the higher mean probability of the true class on the attacked images
-decides, then the smaller rate. A best value at an end of the grid extends the grid by one, also where a
-tied rate inside it is chosen. No target set is opened.
+held-out source images at the trained eps is best, scored with what the objective trains: the class texts, or
+a linear head. Rates whose paired difference to it is within two standard errors are tied with it: the higher
+mean probability of the true class on the attacked images decides, then the smaller rate. A best value at an
+end of the grid extends the grid by one, also where a tied rate inside it is chosen. No target set is opened.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,9 @@ import torch
 
 from zsrobust.errors import UserError
 from zsrobust.files import write_json
-from zsrobust.models import load_clip
+from zsrobust.models import HeadClassifier, load_clip
+from zsrobust.models.load import HEAD_NAME
+from zsrobust.objectives import objective_class
 from zsrobust.training.loop import harden, open_source
 from zsrobust.training.recipe import Recipe, parse_recipe
 from zsrobust.training.validation import Scores, open_held_out, validate
@@ -72,6 +74,10 @@ def tune(
     """
     if recipe.validation is None:
         raise UserError("a rate is chosen on held-out source images: add a validation block.")
+    if images is not None and images < 1:
+        raise UserError(
+            f"images must be >= 1, got {images}; leave it out for the recipe's own limit."
+        )
     grid = sorted(set(rates))
     if len(grid) < 2 or grid[0] <= 0:
         raise UserError(f"the grid needs at least two different rates > 0, got {rates}.")
@@ -142,17 +148,17 @@ def _score(recipe: Recipe, rate: float, images: int | None, folder: Path, progre
     run = harden(one, folder / f"lr-{rate:.3g}", progress=progress)
     kept = run.folder / "scores.json"
     if kept.is_file():
-        return Scores(**json.loads(kept.read_text("utf-8")))
+        try:
+            return Scores(**json.loads(kept.read_text("utf-8")))
+        except (ValueError, TypeError) as error:
+            raise UserError(
+                f"{kept} is damaged: delete it, the rate {rate:g} is then scored again."
+            ) from error
     device = "cuda" if recipe.device == "auto" and torch.cuda.is_available() else recipe.device
     clip = load_clip(run.spec, "cpu" if device == "auto" else device)
-    scores = validate(one, clip, open_source(one), None)
-    write_json(
-        kept,
-        {
-            "ids": scores.ids,
-            "clean_correct": scores.clean_correct,
-            "robust_correct": scores.robust_correct,
-            "true_probability": scores.true_probability,
-        },
-    )
+    head = None
+    if objective_class(one.objective.name).trains_head:
+        head = HeadClassifier.from_file(clip.image_encoder(), run.model / HEAD_NAME)
+    scores = validate(one, clip, open_source(one), None, head)
+    write_json(kept, asdict(scores))
     return scores
