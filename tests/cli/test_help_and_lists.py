@@ -28,9 +28,11 @@ def test_the_commands_are_these():
     """The design's list, as far as it is there."""
     assert {path[0] for path in commands() if path} >= {
         "harden",
+        "pretrain",
         "eval",
         "tune",
         "convert",
+        "report",
         "list",
         "data",
     }

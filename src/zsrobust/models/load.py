@@ -10,6 +10,7 @@ import contextlib
 import json
 import logging
 import math
+import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
@@ -42,8 +43,11 @@ WEIGHT_NAMES = (
     "open_clip_pytorch_model.bin",
 )
 ADAPTATION_NAME = "adaptation.json"
+HEAD_NAME = "head.safetensors"
 ADAPTATION_FORMAT = 1
 _TEXT_CHUNK = 256
+# Its exp is 5e8: no logit of float32 means anything there.
+_LARGEST_LOGIT_SCALE = 20.0
 
 
 @dataclass(eq=False)
@@ -148,6 +152,43 @@ def load_clip(spec: str | ModelSpec, device: str | torch.device = "cpu") -> Clip
     return _load(parsed).to(target)
 
 
+def new_clip(config: Mapping[str, Any], seed: int, name: str) -> Clip:
+    """Build a model with random weights, a function of `config` and `seed` alone; not frozen.
+
+    torch's global random state is left as it was.
+
+    Args:
+        config: {"model_cfg": ..., "preprocess_cfg": ...}, as open_clip_config.json holds it.
+        seed: of the weights.
+        name: of the model, in tables and messages.
+
+    Raises:
+        UserError: if open_clip cannot build it, or a key of the image rule is unknown.
+        EnvironmentFault: if its tokenizer or text tower needs files that cannot be had.
+    """
+    from open_clip.transform import PreprocessCfg
+
+    known = [f.name for f in fields(cast(Any, PreprocessCfg))]
+    for key in config.get("preprocess_cfg", {}):
+        if key not in known:
+            raise unknown_name(f"key of {name}'s preprocess_cfg", key, known)
+    with tempfile.TemporaryDirectory() as folder:
+        # The way of a folder's config, so that what is built is what its saved folder will build.
+        path = Path(folder) / CONFIG_NAME
+        path.write_text(json.dumps(dict(config)), encoding="utf-8")
+        checked = _read_config(path)
+        spec = ModelSpec("local_dir", name, name, folder=Path(folder))
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)  # noqa: TID251 - open_clip draws from the global stream, forked here
+            model = _build(name, f"local-dir:{folder}")
+        tokenizer = _tokenizer(spec, f"local-dir:{folder}")
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    clip = _finish(spec, model, checked["model_cfg"], tokenizer)
+    for parameter in trained:  # all but fixed position embeddings
+        parameter.requires_grad_(True)
+    return clip
+
+
 def _load(spec: ModelSpec) -> Clip:
     match spec.kind:
         case "builtin":
@@ -197,7 +238,7 @@ def _load_folder(spec: ModelSpec, folder: Path) -> Clip:
     config = _read_config(folder / CONFIG_NAME)
     weights = next((folder / name for name in WEIGHT_NAMES if (folder / name).is_file()), None)
     if weights is None:
-        raise UserError(f"{folder}: no weights; allowed: {', '.join(WEIGHT_NAMES)}.")
+        raise UserError(f"{folder}: no weights; put them there as {' or '.join(WEIGHT_NAMES)}.")
     model = _build(spec.text, f"local-dir:{folder}")
     _put_weights(model, weights, str(weights))
     return _finish(spec, model, config["model_cfg"], _tokenizer(spec, f"local-dir:{folder}"))
@@ -206,10 +247,7 @@ def _load_folder(spec: ModelSpec, folder: Path) -> Clip:
 def _load_run(spec: ModelSpec) -> Clip:
     folder = cast(Path, spec.folder) / "model"
     if not (folder / CONFIG_NAME).is_file():
-        raise UserError(
-            f"{spec.text}: no model in {folder}; the hardening has not finished: "
-            "start the same command again."
-        )
+        raise UserError(f"{spec.text}: no model in {folder}: {no_model_because(spec)}.")
     read_adaptation(folder)
     return _load_folder(spec, folder)
 
@@ -221,6 +259,14 @@ def _load_foreign(spec: ModelSpec) -> Clip:
     lay_over(clip, cast(Path, spec.file))
     clip.spec, clip.name = spec.text, spec.name
     return clip
+
+
+def no_model_because(spec: ModelSpec) -> str:
+    """Return why a run's folder holds no model, and what to do."""
+    folder = cast(Path, spec.folder)
+    if (folder / "recipe.json").is_file():
+        return "the hardening has not finished; start its command again, it goes on"
+    return "the folder is no hardening's; give the one that zsrobust harden wrote"
 
 
 def read_adaptation(folder: Path) -> dict[str, Any]:
@@ -239,8 +285,17 @@ def read_adaptation(folder: Path) -> dict[str, Any]:
             f"{ADAPTATION_FORMAT}; install the version that wrote it."
         )
     name = record.get("adaptation")
-    if name not in ADAPTATIONS:
+    if not isinstance(name, str) or name not in ADAPTATIONS:
         raise unknown_name("adaptation", str(name), ADAPTATIONS, f"It stands in {path}.")
+    source = record.get("source")
+    # Without it nobody would know which set is no unseen one (traps 45).
+    if source is not None and (
+        not isinstance(source, dict)
+        or not all(isinstance(value, str | None) for value in source.values())
+    ):
+        raise UserError(
+            f"{path}: 'source' must be a table of texts, got {source!r}; fetch or write it again."
+        )
     return record
 
 
@@ -251,26 +306,63 @@ def _read_json(path: Path) -> dict[str, Any]:
         )
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise UserError(
             f"{path}: not JSON ({first_line(error)}); fetch or write it again."
         ) from error
     except OSError as error:
         raise unreadable(path, error) from error
     if not isinstance(value, dict):
-        raise UserError(f"{path}: a table is expected, not {type(value).__name__}.")
+        raise UserError(
+            f"{path}: a table is expected, not {type(value).__name__}; fetch or write it again."
+        )
     return value
 
 
 def _read_config(path: Path) -> dict[str, Any]:
     config = _read_json(path)
     model_cfg = config.get("model_cfg")
+    mend = "bring the config that belongs to the weights"
     if not isinstance(model_cfg, dict):
-        raise UserError(f"{path}: no 'model_cfg' in it; it is not open_clip's config.")
+        raise UserError(f"{path}: no table 'model_cfg' in it, so it is not open_clip's; {mend}.")
     absent = [name for name in ("embed_dim", "vision_cfg", "text_cfg") if name not in model_cfg]
     if absent:
-        raise UserError(f"{path}: 'model_cfg' lacks {', '.join(absent)}.")
+        raise UserError(f"{path}: 'model_cfg' lacks {', '.join(absent)}; {mend}.")
+    tables = [model_cfg["vision_cfg"], model_cfg["text_cfg"], config.get("preprocess_cfg") or {}]
+    for name, table in zip(("vision_cfg", "text_cfg", "preprocess_cfg"), tables, strict=True):
+        if not isinstance(table, dict):
+            raise UserError(f"{path}: {name} must be a table, got {table!r}; {mend}.")
+    if not isinstance(model_cfg.get("quick_gelu", False), bool):  # "no" would be taken for true
+        raise UserError(
+            f"{path}: quick_gelu must be true or false, got {model_cfg['quick_gelu']!r}; {mend}."
+        )
     return config
+
+
+def _wrong_values(config: Mapping[str, Any]) -> str:
+    """Return which values of a config that open_clip cannot build are not of its types; "" if all are."""
+    from open_clip.model import CLIPTextCfg, CLIPVisionCfg
+    from pydantic import TypeAdapter, ValidationError
+    from pydantic.errors import PydanticUserError
+
+    found: dict[str, str] = {}
+    for name, kind in (
+        ("embed_dim", int),
+        ("vision_cfg", CLIPVisionCfg),
+        ("text_cfg", CLIPTextCfg),
+    ):
+        try:
+            TypeAdapter(kind).validate_json(json.dumps(config.get(name)), strict=True)
+        except ValidationError as error:
+            for mistake in error.errors():  # of a union there is one for each of its types
+                if mistake["input"] is None:  # open_clip's own configs say null for several of them
+                    continue
+                place = ".".join([name, *(str(part) for part in mistake["loc"][:1])])
+                words = mistake["msg"].replace("Input should be", "must be")
+                found.setdefault(place, f"{place} {mistake['input']!r}: {words}")
+        except PydanticUserError:  # a type that pydantic does not know
+            continue
+    return "; ".join(list(found.values())[:3])
 
 
 def _build(what: str, source: str, **settings: Any) -> nn.Module:
@@ -295,9 +387,9 @@ def _build(what: str, source: str, **settings: Any) -> nn.Module:
                     f"{what}: its text tower {text_tower!r} needs the transformers package and "
                     f"files from the hub ({first_line(error)}); install it and fetch them first."
                 ) from error
+            cause = _wrong_values(config) or f"{type(error).__name__}: {first_line(error)}"
             raise UserError(
-                f"{what}: open_clip cannot build this config "
-                f"({type(error).__name__}: {first_line(error)}); mend or replace it."
+                f"{what}: open_clip cannot build this config ({cause}); mend or replace it."
             ) from error
 
 
@@ -329,13 +421,19 @@ def _finish(
     model.eval().requires_grad_(False)
     rule = cast(Any, model).visual.preprocess_cfg
     preprocess_cfg = {k: list(v) if isinstance(v, tuple) else v for k, v in rule.items()}
-    scale = math.exp(float(cast(Tensor, model.logit_scale).double().item()))
+    learned = float(cast(Tensor, model.logit_scale).double().item())
+    scale = math.exp(min(learned, _LARGEST_LOGIT_SCALE))
+    if not 0.0 < scale < math.exp(_LARGEST_LOGIT_SCALE):
+        raise UserError(
+            f"{spec.text}: its logit scale is exp({learned:g}), released models have about 100 = "
+            "exp(4.6); the weights are damaged: fetch or write them again."
+        )
     return Clip(
         spec=spec.text,
         name=spec.name,
         model=model,
         tokenizer=tokenizer,
-        preprocess=Preprocess.from_config(preprocess_cfg),
+        preprocess=Preprocess.from_config(preprocess_cfg, spec.text),
         logit_scale=scale,
         config={"model_cfg": model_cfg, "preprocess_cfg": preprocess_cfg},
     )
@@ -449,8 +547,13 @@ def _device(device: str | torch.device) -> torch.device:
     try:
         wanted = torch.device(device)
         torch.empty(0, device=wanted)
-    except (RuntimeError, AssertionError, ValueError) as error:
+    except (RuntimeError, AssertionError, ValueError, NotImplementedError) as error:
+        kind, count = str(device).partition(":")[0], torch.cuda.device_count()
+        if kind == "cuda":
+            cause = f"{count} CUDA devices are here" if count else "no CUDA device is here"
+        else:
+            cause = "torch cannot use it"
         raise UserError(
-            f"no device {str(device)!r} here ({first_line(error)}); cpu always is."
+            f"no device {str(device)!r} here ({cause}); name another, cpu is always there."
         ) from error
     return wanted
