@@ -417,7 +417,7 @@ def test_clean_alone_needs_no_attack_and_no_eps(tiny_clip, sorted_set, tmp_path,
     assert described["seed"] is None
     out = table.to_json()
     assert list(out["means"][0]["mean"]) == ["clean"]
-    assert evaluate([tiny_clip], attacks=[], eps=[], **settings).rows[0].clean == row.clean
+    assert evaluate([tiny_clip], attacks=["clean"], eps=[], **settings).rows[0].clean == row.clean
 
 
 @pytest.mark.parametrize(
@@ -689,7 +689,7 @@ def test_the_scale_in_force_is_part_of_the_key(tiny_clip_folder, sorted_set, tmp
         clip = load_clip(f"local-dir:{tiny_clip_folder}")
         if scale is not None:
             clip.logit_scale = scale
-        evaluate([clip], f"folder:{sorted_set}", [], limit=5, out=tmp_path, device="cpu")
+        evaluate([clip], f"folder:{sorted_set}", ["clean"], limit=5, out=tmp_path, device="cpu")
     assert len(list((tmp_path / "cells").iterdir())) == 2
 
 

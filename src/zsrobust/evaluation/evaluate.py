@@ -11,6 +11,7 @@ import platform
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from numbers import Integral
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
@@ -31,13 +32,14 @@ from zsrobust.attacks.engine import (
 )
 from zsrobust.attacks.outcome import Outcome
 from zsrobust.errors import UserError, unknown_name
-from zsrobust.evaluation.cells import Cell, Record, cell_key
+from zsrobust.evaluation.cells import Cell, Record, attacked_columns, cell_key
 from zsrobust.evaluation.table import EvaluationTable, Row
 from zsrobust.files import folder_lock
 from zsrobust.hashing import image_hash, sha256_json
 from zsrobust.models import Clip, ZeroShotClassifier, load_clip, parse_spec, text_record
-from zsrobust.models.classifier import DEFAULT_TEMPLATES, render
-from zsrobust.models.load import read_adaptation
+from zsrobust.models.classifier import DEFAULT_TEMPLATES, PRECISIONS, render
+from zsrobust.models.load import ADAPTATION_NAME, no_model_because, read_adaptation
+from zsrobust.models.spec import CONFIG_NAME
 from zsrobust.preprocess import to_unit
 from zsrobust.progress import progress_bar
 from zsrobust.threat import Norm, Resolution, Threat, parse_eps
@@ -118,23 +120,42 @@ def evaluate(
         EnvironmentFault: if `out` cannot be written or another process works in it.
         FloatingPointError: if a model's logits are not finite.
     """
-    for what, given in (("models", models), ("attacks", attacks)):
+    lists: dict[str, Any] = {"models": models, "attacks": attacks, "templates": templates or []}
+    for what, given in lists.items():
         if isinstance(given, str):
             raise UserError(f"{what} must be a list, got {given!r}: write [{given!r}].")
-    suite = data.load_suite(sets if isinstance(sets, str) else ",".join(sets))
-    radii = [eps] if isinstance(eps, float | int | str) else list(eps)
-    try:
-        chosen = torch.device(
-            ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+        if not isinstance(given, Sequence):
+            raise UserError(f"{what} must be a list, got {given!r}: put it into [...].")
+    specs: list[Any] = [sets] if isinstance(sets, str) else list(sets)
+    odd = [spec for spec in specs if not isinstance(spec, str)]
+    if odd:
+        raise UserError(
+            f"sets are named by texts, got {odd[0]!r}: a suite, a card's name, folder:DIR."
         )
-    except RuntimeError as error:
-        raise UserError(f"device {device!r} is unknown: give auto, cpu or cuda.") from error
+    suite = data.load_suite(",".join(specs))
+    radii = list(eps) if isinstance(eps, Sequence) and not isinstance(eps, str) else [eps]
+    chosen = read_device(device)
     for what, given, allowed in (
         ("duplicates rule", duplicates, get_args(Duplicates)),
         ("resolution", resolution or "model", get_args(Resolution)),
+        ("precision", precision, PRECISIONS),
+        ("norm", norm, get_args(Norm)),
     ):
         if given not in allowed:
             raise unknown_name(what, str(given), allowed)
+    numbers: dict[str, Any] = {"slots": slots, "workers": workers, "seed": seed}
+    if limit is not None:
+        numbers["limit"] = limit
+    for what, number in numbers.items():
+        if isinstance(number, bool) or not isinstance(number, Integral):
+            raise UserError(f"{what} must be a whole number, got {number!r}.")
+        least = {"limit": 1, "slots": 1, "workers": 0}.get(what)
+        if least is not None and int(number) < least:
+            raise UserError(f"{what} must be >= {least}, got {number}.")
+    if templates is not None and not templates:
+        raise UserError(
+            "no templates given: name at least one, or leave them out for each set's own."
+        )
     request = Request(
         attacks=[name for name in dict.fromkeys(attacks) if name != "clean"],
         norm=norm,
@@ -149,12 +170,10 @@ def evaluate(
         workers=workers,
         device=chosen,
     )
-    if slots < 1:
-        raise UserError(f"slots must be >= 1, got {slots}.")
-    if limit is not None and limit < 1:
-        raise UserError(f"limit must be >= 1, got {limit}.")
     if not models:
         raise UserError("no model given: name at least one, for instance mini-clip.")
+    if not attacks:
+        raise UserError("no attacks given: name at least one; clean alone is the clean accuracy.")
     if request.attacks and not request.eps:
         raise UserError("no eps given: an attack needs at least one, for instance 1/255.")
     for name in request.attacks:  # a mistake in the last name must not show after an hour
@@ -181,13 +200,22 @@ def evaluate(
             stack.enter_context(folder_lock(root))
         bar = stack.enter_context(_progress(progress))
         hashes: list[dict[str, str]] = [{} for _ in opened]
-        for given in models:
-            clip = _clip(given).to(chosen)
+        for position, given in enumerate(models):
+            clip = clip_of(given).to(chosen)
             for (image_set, is_source), title, stored in zip(opened, titles, hashes, strict=True):
-                rows = _measure(clip, image_set, request, root, stored, notify or _silent, bar)
+                rows = _measure(
+                    clip,
+                    image_set,
+                    request,
+                    root,
+                    stored,
+                    notify or _silent,
+                    bar,
+                    role={"model": spec_of(given), "position": position, "source": is_source},
+                )
                 table.rows.extend(
                     Row(
-                        model=_label(given),
+                        model=spec_of(given),
                         image_set=title,
                         is_source=is_source,
                         **row,
@@ -214,6 +242,11 @@ def open_to_measure(spec: str, split: str | None = None) -> ImageSet:
     image_set = data.open_set(spec, split)
     if image_set.labels is None or image_set.classnames is None:
         raise UserError(f"set {image_set.name!r} has no labels: it cannot be measured.")
+    if len(image_set.classnames) < 2:
+        raise UserError(
+            f"set {image_set.name!r} has one class ({image_set.classnames[0]!r}): nothing could be "
+            "misclassified; measure on a set of two classes or more."
+        )
     return image_set
 
 
@@ -221,23 +254,21 @@ def _check_models(models: Sequence[Any]) -> None:
     """Refuse what is no model, a wrong spec, and two models that no table could tell apart."""
     for given in models:
         if not isinstance(given, Clip):
-            parse_spec(_label(given))
-    for label, count in Counter(_label(given) for given in models).items():
+            parse_spec(spec_of(given))
+    for label, count in Counter(spec_of(given) for given in models).items():
         if count > 1:
             raise UserError(f"model {label!r} is given {count} times: name each one once.")
 
 
 def _hardened_on(given: Any) -> dict[str, Any] | None:
     """Return the set that a run was hardened on, as its model folder says; None for other models."""
-    spec = parse_spec(_label(given))
+    spec = parse_spec(spec_of(given))
     if spec.folder is None or spec.kind not in ("run", "local_dir"):
         return None
     folder = spec.folder / "model" if spec.kind == "run" else spec.folder
-    if not (folder / "adaptation.json").is_file():
-        if spec.kind == "run":
-            raise UserError(
-                f"{spec.text}: the hardening has not finished; start the same command again."
-            )
+    if spec.kind == "run" and not (folder / CONFIG_NAME).is_file():
+        raise UserError(f"{spec.text}: no model in {folder}: {no_model_because(spec)}.")
+    if spec.kind == "local_dir" and not (folder / ADAPTATION_NAME).is_file():
         return None
     source = read_adaptation(folder).get("source")
     return source if isinstance(source, dict) else None
@@ -257,11 +288,34 @@ def _is_source(image_set: ImageSet, sources: list[dict[str, Any]]) -> bool:
     )
 
 
-def _clip(given: Any) -> Clip:
-    return given if isinstance(given, Clip) else load_clip(_label(given))
+def read_device(text: str) -> torch.device:
+    """Return the device of a name; "auto" is a GPU where there is one.
+
+    Raises:
+        UserError: for an unknown one.
+    """
+    try:
+        device = torch.device(
+            ("cuda" if torch.cuda.is_available() else "cpu") if text == "auto" else text
+        )
+    except (RuntimeError, TypeError) as error:
+        raise UserError(f"device {text!r} is unknown: give auto, cpu, cuda or cuda:N.") from error
+    if device.type == "meta":
+        raise UserError(f"device {text!r} computes nothing: give auto, cpu, cuda or cuda:N.")
+    return device
 
 
-def _label(given: Any) -> str:
+def clip_of(given: Any) -> Clip:
+    """Return the model of a spec, of a Clip, or of anything with `.spec`."""
+    return given if isinstance(given, Clip) else load_clip(spec_of(given))
+
+
+def spec_of(given: Any) -> str:
+    """Return the spec under which a model stands in the table.
+
+    Raises:
+        UserError: if it is no model.
+    """
     spec = given if isinstance(given, str) else getattr(given, "spec", None)
     if not isinstance(spec, str):
         raise UserError(f"{given!r} is no model: give a spec string, a Clip or a Run.")
@@ -312,6 +366,8 @@ def _measure(
     hashes: dict[str, str],
     notify: Notify,
     bar: Callable[..., None],
+    *,
+    role: dict[str, Any],
 ) -> Iterator[dict[str, Any]]:
     """Complete all cells of one model on one set, then yield a row an eps (one without, for clean alone)."""
     indices = image_set.first(request.limit)
@@ -332,7 +388,10 @@ def _measure(
     texts = text_record(image_set.classnames or [], templates)
     # What the weights' fingerprint does not cover: the scale in force, and what the tokenizer made of it.
     texts |= {"scale": classifier.scale, "tokens": _token_hash(clip, image_set, templates)}
-    groups = Groups.of(classifier.groups, len(classifier.anchors), request.device)
+    try:
+        groups = Groups.of(classifier.groups, len(classifier.anchors), request.device)
+    except UserError as error:
+        raise UserError(f"set {image_set.name!r}: {error}") from error
 
     plans: dict[tuple[float, str], Plan] = {}
     for radius in request.eps if request.attacks else []:
@@ -390,7 +449,8 @@ def _measure(
     logits_of: dict[str, Tensor] = {}
     todo = {key: missing(cell) for key, cell in cells.items()}
     clean_todo = missing(clean_cell)
-    here = environment(request)
+    # The key knows a model by its weights alone; a report wants its name, its place, and the set's role.
+    here = {**environment(request), "role": role}
     if clean_todo:
         keep = len(clean_todo) * len(classifier.anchors) * 4 <= _LOGITS_KEPT
         clean_cell.begin(here)
@@ -439,14 +499,13 @@ def _measure(
         "templates": list(templates),
         "ids": ids,
         "clean": clean,
+        "key": clean_cell.key.content,
     }
     if not plans:
-        yield {**common, "eps": None, "robust": {}}
+        yield {**common, "eps": None, **attacked_columns(clean_cell, {}, ids)}
     for radius in request.eps if plans else []:
-        robust = {
-            name: [cells[radius, name].records[i].robust for i in ids] for name in request.attacks
-        }
-        yield {**common, "eps": radius, "robust": robust}
+        attacked = {name: cells[radius, name] for name in request.attacks}
+        yield {**common, "eps": radius, **attacked_columns(clean_cell, attacked, ids)}
 
 
 def _token_hash(clip: Clip, image_set: ImageSet, templates: list[str]) -> str:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -53,11 +54,15 @@ def wilson(values: Values) -> Interval:
         raise ValueError("accuracy of no samples")
     if not np.isin(values, (0.0, 1.0)).all():
         raise ValueError("Wilson's interval is one of 0 and 1 alone; use mean_over_sets")
+    return _wilson(round(float(values.sum())), len(values))
+
+
+@lru_cache(maxsize=4096)  # one number is asked for by the table, its flags and its plots
+def _wilson(right: int, count: int) -> Interval:
     from scipy.stats import binomtest
 
-    right = round(float(values.sum()))
-    ends = binomtest(right, len(values)).proportion_ci(LEVEL, method="wilson")
-    return Interval(right / len(values), float(ends.low), float(ends.high), len(values))
+    ends = binomtest(right, count).proportion_ci(LEVEL, method="wilson")
+    return Interval(right / count, float(ends.low), float(ends.high), count)
 
 
 def mean_over_sets(sets: Sequence[Values], seed: int = 0) -> Interval:

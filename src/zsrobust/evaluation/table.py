@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,6 +16,7 @@ from zsrobust.evaluation.statistics import (
     paired_difference,
     wilson,
 )
+from zsrobust.evaluation.trust import ABOUT, Flag, flags
 
 # The columns that every table has beside one an attack.
 CLEAN = "clean"
@@ -37,6 +39,14 @@ class Row:
     clean: list[bool]
     robust: dict[str, list[bool]]
     """Attack -> whether each sample stayed right."""
+    key: Mapping[str, Any] = field(default_factory=dict)
+    """The clean cell's key: weights, preprocessing, texts, split, duplicates rule, precision."""
+    plans: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """Attack -> its settings, as in the cell's key."""
+    steps: Mapping[str, list[int | None]] = field(default_factory=dict)
+    """Attack -> the query, counted within its target or restart, that broke each sample; None if none did."""
+    environments: list[dict[str, Any]] = field(default_factory=list)
+    """Versions, device and threads under which the outcomes were found, each once."""
 
     def values(self, column: str) -> Values:
         """Return 1 (right) or 0 a sample: "clean", an attack's name, or "robust", the union of the attacks.
@@ -53,6 +63,16 @@ class Row:
     def accuracy(self, column: str) -> Interval:
         """Return the accuracy with its Wilson interval."""
         return wilson(self.values(column))
+
+    @property
+    def flags(self) -> list[Flag]:
+        """Reasons to distrust these numbers (trust.py); they change none."""
+        return flags(self)
+
+    def flags_at(self, column: str) -> list[str]:
+        """Return the names of the flags that stand at "clean" or "robust"; an attack's stand at the union."""
+        found = [flag.name for flag in self.flags if (flag.column == CLEAN) == (column == CLEAN)]
+        return list(dict.fromkeys(found))
 
 
 @dataclass
@@ -78,6 +98,12 @@ class EvaluationTable:
         """clean, each attack, and robust (their union) where there is any attack."""
         attacks = list(dict.fromkeys(name for row in self.rows for name in row.robust))
         return [CLEAN, *attacks, *([ROBUST] if attacks else [])]
+
+    @property
+    def raised(self) -> dict[str, int]:
+        """Flag -> the number of its footnote, in the order of trust.ABOUT; those that are raised alone."""
+        found = {flag.name for row in self.rows for flag in row.flags}
+        return {name: i for i, name in enumerate((n for n in ABOUT if n in found), start=1)}
 
     def of(self, model: str, eps: float | None, *, source: bool = False) -> list[Row]:
         """Return the rows of a model at an eps: the targets, or the source set alone."""
@@ -132,6 +158,7 @@ class EvaluationTable:
                     "classes": row.classes,
                     "templates": row.templates,
                     "accuracy": {c: row.accuracy(c).row() for c in self._columns_of(row)},
+                    "flags": [flag.row() for flag in row.flags],
                 }
             )
         means, differences = [], []
@@ -139,12 +166,14 @@ class EvaluationTable:
         for eps in self.radii:
             for model in self.models:
                 rows, sources = self.of(model, eps), self.of(model, eps, source=True)
+                if not [*rows, *sources]:  # cells on disk need not hold every model at every eps
+                    continue
                 columns = self._columns_of([*rows, *sources][0])
                 common = {"model": model, "eps": eps, "sets": len(rows)}
                 if rows:
                     mean = {c: self.mean(model, eps, c).row() for c in columns}
                     means.append({**common, "mean": mean})
-                if model != base:
+                if model != base and (self.of(base, eps) or self.of(base, eps, source=True)):
                     per_set = {
                         row.image_set: {
                             c: self.set_difference(base, model, eps, row.image_set, c).row()

@@ -1,0 +1,262 @@
+"""Examples for a report: single samples under attack, chosen by a rule and never by their looks.
+
+The rule: of each set, the first samples of its fixed order that the first model gets right unattacked. Every
+model is then attacked on its own, by the same attack with the same noise, as an evaluation would.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from zsrobust import data
+from zsrobust.attacks.engine import Groups, evaluating, full_precision, judge_logits, run
+from zsrobust.errors import UserError
+from zsrobust.evaluation.evaluate import (
+    clip_of,
+    open_to_measure,
+    plan_to_measure,
+    read_device,
+    spec_of,
+)
+from zsrobust.models import Clip, ZeroShotClassifier
+from zsrobust.models.classifier import DEFAULT_TEMPLATES
+from zsrobust.preprocess import to_unit
+from zsrobust.threat import Norm, Resolution, Threat, parse_eps
+
+if TYPE_CHECKING:
+    from zsrobust.attacks.engine import Duplicates
+    from zsrobust.data import ImageSet
+
+_LOOKED_AT = 16  # samples at a time, until enough are found
+
+
+@dataclass(frozen=True, kw_only=True)
+class AttackedExample:
+    """What one model made of an example, before and after the attack on it."""
+
+    model: str
+    """The model's spec."""
+    image: NDArray[Any]
+    """(H, W, 3), float in [0, 1] or uint8: the query that broke the model, else the last one; the clean image
+    where the model was wrong before any attack, since clean mistakes are not attacked."""
+    said_clean: str
+    """The class it gave the clean image."""
+    probability_clean: float
+    """The probability it gave that class."""
+    said: str
+    """The class it gave `image`."""
+    probability: float
+    broken: bool
+    """Right on the clean image and wrong on a judged query inside the threat set."""
+    step: int | None
+    """Number of the query that broke it, from 0; None if none did."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Example:
+    """One sample, and what each model made of it."""
+
+    image_set: str
+    id: str
+    true_class: str
+    classes: int
+    """How many classes the models chose from."""
+    clean: NDArray[np.uint8]
+    """(H, W, 3), at the attack resolution."""
+    attack: str
+    threat: Threat
+    attacked: list[AttackedExample] = field(default_factory=list)
+
+
+def collect_examples(
+    models: Sequence[Any],
+    sets: str | Sequence[str],
+    attack: str,
+    eps: float | str,
+    *,
+    per_set: int = 1,
+    norm: Norm = "linf",
+    limit: int | None = None,
+    seed: int = 0,
+    templates: Sequence[str] | None = None,
+    duplicates: Duplicates = "merge",
+    precision: str = "fp32",
+    resolution: Resolution | None = None,
+    device: str = "auto",
+) -> list[Example]:
+    """Return the first `per_set` samples of each set that the first model gets right, attacked for each model.
+
+    Args:
+        models: spec strings, Clips, or anything with `.spec`; they share one image rule.
+        sets: a suite's name, a set's spec, or several.
+        attack: a name as `attacks.plan` reads it.
+        eps: in [0, 1]-pixel units.
+        per_set: examples of each set.
+        norm: "linf" or "l2".
+        limit: look no further than the first N samples of the fixed order; None is all.
+        seed: of the noise. With the seed of an evaluation an example is attacked as it was there.
+        templates: as in `evaluate`.
+        duplicates: as in `evaluate`.
+        precision: as in `evaluate`.
+        resolution: as in `evaluate`.
+        device: "auto", "cpu", "cuda", ...
+
+    Returns:
+        Examples in the order of the sets; fewer than asked for where the first model is right on fewer.
+
+    Raises:
+        UserError: as `evaluate`, and if the models see images of different sizes.
+    """
+    if per_set < 1:
+        raise UserError(f"per_set must be >= 1, got {per_set}.")
+    if not models:
+        raise UserError("no model given: name at least one, for instance mini-clip.")
+    radius = parse_eps(eps, norm)
+    plan_to_measure(attack, Threat(norm, radius))
+    names = [spec_of(given) for given in models]
+    clips = [clip_of(given).to(read_device(device)) for given in models]
+    _check_one_rule(names, clips)
+    suite = data.load_suite(sets if isinstance(sets, str) else ",".join(sets))
+    found = []
+    for spec in suite.sets:
+        image_set = open_to_measure(spec)
+        words = list(templates or image_set.templates or DEFAULT_TEMPLATES)
+        classnames = image_set.classnames or []
+        threat = Threat(norm, radius, resolution or image_set.resolution)
+        classifiers = [
+            ZeroShotClassifier.from_texts(clip, classnames, words, precision=precision)
+            for clip in clips
+        ]
+        for index, pixels in _first_right(
+            image_set, classifiers[0], clips[0], threat, per_set, limit, duplicates
+        ):
+            label = int((image_set.labels or [])[index])
+            attacked = [
+                _attack(
+                    name,
+                    model,
+                    pixels,
+                    label,
+                    image_set.ids[index],
+                    attack,
+                    threat,
+                    seed,
+                    duplicates,
+                )
+                for name, model in zip(names, classifiers, strict=True)
+            ]
+            found.append(
+                Example(
+                    image_set=image_set.name,
+                    id=image_set.ids[index],
+                    true_class=classnames[label],
+                    classes=len(classnames),
+                    clean=pixels.permute(1, 2, 0).numpy(),
+                    attack=attack,
+                    threat=threat,
+                    attacked=attacked,
+                )
+            )
+    return found
+
+
+def _check_one_rule(names: list[str], clips: list[Clip]) -> None:
+    """One clean picture is shown for all models: they must see the same one."""
+    first = clips[0].preprocess.settings()
+    geometry = ("size", "interpolation", "resize_mode", "fill_color")
+    for name, clip in zip(names, clips, strict=True):
+        settings = clip.preprocess.settings()
+        if any(settings[key] != first[key] for key in geometry):
+            raise UserError(
+                f"{names[0]} and {name} resize images in different ways: examples need models with one image "
+                "rule; leave one out."
+            )
+
+
+def _first_right(
+    image_set: ImageSet,
+    classifier: ZeroShotClassifier,
+    clip: Clip,
+    threat: Threat,
+    count: int,
+    limit: int | None,
+    duplicates: Duplicates,
+) -> list[tuple[int, Tensor]]:
+    """Return (index, (3, H, W) uint8) of the first samples that the classifier gets right."""
+    geometry = None if threat.resolution == "native" else clip.preprocess.geometry()
+    found: list[tuple[int, Tensor]] = []
+    device = classifier.anchors.device
+    groups = Groups.of(classifier.groups, len(classifier.anchors), device)
+    # One by one at native resolution, where sizes may differ within a batch.
+    batch_size = 1 if geometry is None else _LOOKED_AT
+    for batch in data.batches(image_set, image_set.first(limit), geometry, batch_size):
+        if batch.labels is None:
+            raise UserError(f"set {image_set.name!r} has no labels.")
+        with torch.no_grad(), evaluating(classifier), full_precision():
+            logits = classifier(to_unit(batch.images.to(device)))
+        right, _ = judge_logits(logits, batch.labels.to(device), groups, duplicates)
+        for index, pixels, is_right in zip(
+            batch.indices, batch.images, right.tolist(), strict=True
+        ):
+            if is_right:
+                found.append((index, pixels))
+                if len(found) == count:
+                    return found
+    return found
+
+
+def _attack(
+    name: str,
+    model: ZeroShotClassifier,
+    pixels: Tensor,
+    label: int,
+    sample_id: str,
+    attack: str,
+    threat: Threat,
+    seed: int,
+    duplicates: Duplicates,
+) -> AttackedExample:
+    images = to_unit(pixels[None]).to(model.anchors.device)
+    (outcome,) = run(
+        model,
+        images,
+        torch.tensor([label]),
+        attack=attack,
+        norm=threat.norm,
+        eps=threat.eps,
+        ids=[sample_id],
+        resolution=threat.resolution,
+        seed=seed,
+        duplicates=duplicates,
+        keep_images=True,
+    )
+    after = images if outcome.image is None else outcome.image[None].to(images.device)
+    said_clean, probability_clean = _answer(model, images)
+    said, probability = _answer(model, after)
+    return AttackedExample(
+        model=name,
+        image=after[0].permute(1, 2, 0).cpu().numpy(),
+        said_clean=said_clean,
+        probability_clean=probability_clean,
+        said=said,
+        probability=probability,
+        broken=outcome.broken,
+        step=outcome.step,
+    )
+
+
+def _answer(model: ZeroShotClassifier, images: Tensor) -> tuple[str, float]:
+    """Return the class that the model gives one image, and its probability among the text groups."""
+    groups = Groups.of(model.groups, len(model.anchors), model.anchors.device)
+    with torch.no_grad(), evaluating(model), full_precision():
+        probabilities = groups.reduce(model(images))[0].double().softmax(0)
+    best = int(probabilities.argmax())
+    names = model.classnames or []
+    return names[int(groups.representative[best])], float(probabilities[best])

@@ -1,0 +1,372 @@
+"""Tables from cells on disk: no model is loaded and no image opened.
+
+A table compares like with like: one norm, one way to measure each set, and at each eps the attacks, sets and
+samples that all its models have. What is left out for that is said in the notes, never dropped in silence.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from zsrobust import data
+from zsrobust.errors import UserError, unknown_name
+from zsrobust.evaluation.cells import PROTOCOL, Cell, CellKey, attacked_columns
+from zsrobust.evaluation.table import EvaluationTable, Row
+from zsrobust.hashing import sha256_json
+from zsrobust.threat import format_eps
+
+_DIGITS = 8  # of a fingerprint, where it stands for a name
+_FEWEST_DIGITS = 6
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """What folders of results hold."""
+
+    table: EvaluationTable
+    notes: list[str]
+    """What was left out, and why, a sentence each."""
+    named: dict[str, str]
+    """Each of `models` as it was given -> the name under which the table has it."""
+
+
+def read_table(
+    folders: Iterable[str | Path],
+    *,
+    models: Sequence[str] = (),
+    norm: str | None = None,
+    eps: Sequence[float] = (),
+    sources: Sequence[str] = (),
+) -> Stored:
+    """Return the table of the cells in `folders`.
+
+    Args:
+        folders: each holds `cells/`.
+        models: only these, in this order, the first compared with: the spec that a model was measured
+            under, or at least six digits of its fingerprint. Default: all, in the order in which they were
+            measured.
+        norm: only this one; needed where the cells hold both.
+        eps: only these radii; default all.
+        sources: names of sets that count as source whatever the cells say; they enter no mean.
+
+    Raises:
+        UserError: if a folder holds no cells, a cell is damaged, a name is unknown, a set was measured in
+            several ways (templates, resolution, ...), or nothing is left.
+    """
+    notes: list[str] = []
+    cells = _read(folders, notes)
+    names = _model_names(cells)
+    chosen = _choose_models(cells, names, models)
+    cells = [cell for cell in cells if cell.key.content["weights"] in chosen]
+    titles = _set_titles(cells)
+    _refuse_mixed(cells, titles)
+    found = {threat["norm"] for cell in cells if (threat := cell.key.content["threat"])}
+    if norm is not None and norm not in found:
+        raise unknown_name("norm in these cells", norm, found)
+    if norm is None and len(found) > 1:
+        raise UserError("these cells hold linf and l2, two threats: choose one with norm.")
+    clean, attacked = _index(cells, titles, norm)
+    held = list(dict.fromkeys(radius for _, _, radius, _ in attacked))
+    for wanted in eps:
+        if wanted not in held:
+            there = ", ".join(format_eps(r) for r in sorted(held)) or "none"
+            raise UserError(f"no cell at eps {format_eps(wanted)}; there: {there}.")
+    radii: list[float | None] = [*(eps or sorted(held))] or [None]
+    order = _set_order(titles.values())
+    is_source = _sources(cells, titles, sources)
+
+    suite = _suite_of([title for title in order if title not in is_source])
+    table = EvaluationTable(suite, _request(cells, radii, norm or next(iter(found), None)))
+    for radius in radii:
+        table.rows += _rows(radius, order, chosen, names, clean, attacked, is_source, notes)
+    models_in_order = [names[weights] for weights in chosen]
+    table.rows.sort(key=lambda row: (models_in_order.index(row.model), order.index(row.image_set)))
+    if not table.rows:
+        raise UserError("nothing to report: " + (" ".join(notes) or "no sample was measured."))
+    table.request["attacks"] = list(dict.fromkeys(a for row in table.rows for a in row.robust))
+    given = {name: names[weights] for name, weights in zip(models, chosen, strict=False)}
+    return Stored(table, notes, given)
+
+
+def _read(folders: Iterable[str | Path], notes: list[str]) -> list[Cell]:
+    """Return all cells with records; the same cell in two folders becomes one."""
+    found: dict[str, Cell] = {}
+    old = 0
+    for folder in map(Path, folders):
+        files = sorted(folder.glob("cells/*/cell.json"))
+        if not files:
+            raise UserError(
+                f"{folder} holds no cells: give the folder that --out of `zsrobust eval` named."
+            )
+        for file in files:
+            cell = _read_cell(file, folder)
+            if cell.key.content.get("protocol") != PROTOCOL:
+                old += 1
+            elif cell.key.digest in found:
+                found[cell.key.digest].records |= cell.records
+                found[cell.key.digest].starts += cell.starts
+            elif cell.records:
+                found[cell.key.digest] = cell
+    if old:
+        notes.append(f"{old} cell(s) of another protocol version are left out.")
+    return list(found.values())
+
+
+def _read_cell(file: Path, root: Path) -> Cell:
+    try:
+        content = json.loads(file.read_text("utf-8"))
+        key = CellKey({name: value for name, value in content.items() if name != "key"})
+    except (ValueError, AttributeError) as error:
+        raise UserError(f"{file} is damaged: move the folder away.") from error
+    if content.get("key") != key.digest or file.parent.name != key.digest[:16]:
+        raise UserError(f"{file} was changed after it was written: move the folder away.")
+    return Cell(key, root)
+
+
+def _model_names(cells: list[Cell]) -> dict[str, str]:
+    """Return fingerprint -> the spec noted most often; the fingerprint's first digits where none was."""
+    noted: dict[str, Counter[str]] = defaultdict(Counter)
+    for cell in cells:
+        noted[cell.key.content["weights"]].update(role["model"] for role in cell.roles)
+    names = {}
+    for weights, specs in noted.items():
+        best = sorted(specs, key=lambda spec: (-specs[spec], spec))
+        names[weights] = best[0] if best else f"weights {weights[:_DIGITS]}"
+    shared = Counter(names.values())
+    # A run that was trained again in its folder has left cells of other weights under the same spec.
+    return {
+        weights: f"{name} ({weights[:_DIGITS]})" if shared[name] > 1 else name
+        for weights, name in names.items()
+    }
+
+
+def _choose_models(cells: list[Cell], names: dict[str, str], wanted: Sequence[str]) -> list[str]:
+    """Return the fingerprints to report, in order."""
+    if wanted:
+        chosen = [_find_model(name, names) for name in wanted]
+        twice = [n for n, w in zip(wanted, chosen, strict=True) if chosen.count(w) > 1]
+        if twice:
+            raise UserError(f"models {', '.join(twice)} are one: name each once.")
+        return chosen
+    count = Counter(cell.key.content["weights"] for cell in cells)
+    place = dict.fromkeys(count, len(count))
+    for cell in cells:
+        weights = cell.key.content["weights"]
+        place[weights] = min([place[weights], *(role["position"] for role in cell.roles)])
+    # Older cells noted no place: what no hardening wrote stands first, then what was measured most.
+    return sorted(count, key=lambda w: (place[w], names[w].startswith("run:"), -count[w], names[w]))
+
+
+def _find_model(name: str, names: dict[str, str]) -> str:
+    for weights, known in names.items():
+        if known == name:
+            return weights
+    digits = name.removeprefix("weights ")
+    close = [weights for weights in names if weights.startswith(digits)]
+    if len(digits) >= _FEWEST_DIGITS and len(close) == 1:
+        return close[0]
+    raise unknown_name("model in these cells", name, names.values())
+
+
+def _identity(cell: Cell) -> str:
+    """Name a set by its name, split and classes: two folders may share a name."""
+    content = cell.key.content
+    classes = content["texts"].get("classnames")
+    return sha256_json([content["set"], content["split"], classes])
+
+
+def _set_titles(cells: list[Cell]) -> dict[str, str]:
+    """Return identity -> title: the set's name, with what tells it apart where another set has the same."""
+    contents = {_identity(cell): cell.key.content for cell in cells}
+    same_name = Counter(content["set"] for content in contents.values())
+    same_split = Counter((content["set"], content["split"]) for content in contents.values())
+    titles = {}
+    for identity, content in contents.items():
+        name, split = content["set"], content["split"]
+        title = name if same_name[name] == 1 else f"{name}#{split}"
+        if same_split[name, split] > 1:
+            title += f" ({', '.join((content['texts'].get('classnames') or [])[:2])}, ...)"
+        titles[identity] = title
+    return titles
+
+
+def _refuse_mixed(cells: list[Cell], titles: dict[str, str]) -> None:
+    """Refuse a set that was measured in several ways: they are numbers of several questions."""
+    ways: dict[str, set[str]] = defaultdict(set)
+    what = {
+        "templates": lambda content: content["texts"].get("templates"),
+        "resolution": lambda content: content["preprocess"].get("resolution"),
+        "duplicates": lambda content: content["duplicates"],
+        "precision": lambda content: content["precision"],
+    }
+    for name, read in what.items():
+        ways.clear()
+        for cell in cells:
+            ways[_identity(cell)].add(json.dumps(read(cell.key.content)))
+        for identity, values in ways.items():
+            if len(values) > 1:
+                raise UserError(
+                    f"{titles[identity]} was measured with {name} {' and '.join(sorted(values))}: "
+                    "a report is of one; measure each into a folder of its own."
+                )
+
+
+Clean = dict[tuple[str, str], Cell]  # (weights, set)
+Attacked = dict[tuple[str, str, float, str], Cell]  # (weights, set, eps, attack)
+
+
+def _index(cells: list[Cell], titles: dict[str, str], norm: str | None) -> tuple[Clean, Attacked]:
+    clean: Clean = {}
+    attacked: Attacked = {}
+    for cell in cells:
+        content = cell.key.content
+        weights, title, threat = content["weights"], titles[_identity(cell)], content["threat"]
+        if threat is None:
+            clean[weights, title] = cell
+        elif norm in (None, threat["norm"]):
+            key = (weights, title, float(threat["eps"]), str(content["attack"]["name"]))
+            if key in attacked:
+                raise UserError(
+                    f"{title} holds two cells of {key[3]} at eps {format_eps(key[2])} that differ in seed or "
+                    "settings: a report is of one; measure each into a folder of its own."
+                )
+            attacked[key] = cell
+    return clean, attacked
+
+
+def _set_order(titles: Iterable[str]) -> list[str]:
+    """Return titles in the order of the suite that has most of them, the others behind by name."""
+    there = sorted(set(titles))
+    suites = [data.load_suite(name) for name in data.suite_names()]
+    best = max(suites, key=lambda suite: len(set(suite.sets) & set(there)), default=None)
+    known = [title for title in (best.sets if best else []) if title in there]
+    return [*known, *(title for title in there if title not in known)]
+
+
+def _suite_of(targets: list[str]) -> str:
+    for name in data.suite_names():
+        if set(data.load_suite(name).sets) == set(targets):
+            return name
+    return "results"
+
+
+def _sources(cells: list[Cell], titles: dict[str, str], given: Sequence[str]) -> set[str]:
+    """Return the titles that enter no mean: given, noted when measured, or, unnoted, a suite's source."""
+    for name in given:
+        if name not in titles.values():
+            raise unknown_name("set in these cells", name, titles.values())
+    suites = [data.load_suite(name) for name in data.suite_names()]
+    by_suite = {suite.source for suite in suites}
+    roles: dict[str, list[bool]] = defaultdict(list)
+    found = set(given)
+    for cell in cells:
+        roles[_identity(cell)] += [bool(role["source"]) for role in cell.roles]
+    for cell in cells:
+        noted = roles[_identity(cell)]
+        if any(noted) or (not noted and cell.key.content["set"] in by_suite):
+            found.add(titles[_identity(cell)])
+    return found
+
+
+def _request(cells: list[Cell], radii: Sequence[float | None], norm: str | None) -> dict[str, Any]:
+    """Return what `evaluate` would say that it was asked for."""
+    contents = [cell.key.content for cell in cells]
+
+    def one(values: Iterable[Any], else_: Any) -> Any:
+        different = {json.dumps(value): value for value in values}
+        return next(iter(different.values())) if len(different) == 1 else else_
+
+    return {
+        "attacks": [],
+        "norm": norm,
+        "eps": [radius for radius in radii if radius is not None],
+        "limit": None,
+        "seed": one((c["seed"] for c in contents if c["threat"] is not None), None),
+        "duplicates": one((c["duplicates"] for c in contents), "each set's own"),
+        "precision": one((c["precision"] for c in contents), "each set's own"),
+        "resolution": one((c["preprocess"].get("resolution") for c in contents), "each set's own"),
+        "templates": one((c["texts"].get("templates") for c in contents), "each set's own"),
+    }
+
+
+def _rows(
+    radius: float | None,
+    sets: list[str],
+    chosen: list[str],
+    names: dict[str, str],
+    clean: Clean,
+    attacked: Attacked,
+    is_source: set[str],
+    notes: list[str],
+) -> list[Row]:
+    """Return the rows at one eps: the attacks, sets and samples that all models there have."""
+    where = "" if radius is None else f" at eps {format_eps(radius)}"
+    attacks_of: dict[str, list[str]] = {weights: [] for weights in chosen}
+    for weights, _, eps, attack in attacked:
+        if eps == radius and weights in attacks_of and attack not in attacks_of[weights]:
+            attacks_of[weights].append(attack)
+    models = chosen if radius is None else [w for w in chosen if attacks_of[w]]
+    if not models:
+        return []
+    if models[0] != chosen[0]:
+        notes.append(f"{names[chosen[0]]} was not measured{where}: there is no difference to it.")
+    seen = list(dict.fromkeys(a for weights in models for a in attacks_of[weights]))
+    attacks = sorted(a for a in seen if all(a in attacks_of[weights] for weights in models))
+    for attack in sorted(set(seen) - set(attacks)):
+        notes.append(f"{attack}{where} is left out: not all models were measured under it.")
+    if radius is not None and not attacks:
+        notes.append(f"eps {format_eps(radius)} is left out: its models share no attack.")
+        return []
+    by_model: dict[str, list[Row]] = {weights: [] for weights in models}
+    for title in sets:
+        here = {}
+        for weights in models:
+            own = {a: attacked.get((weights, title, radius or 0.0, a)) for a in attacks}
+            whole = {name: cell for name, cell in own.items() if cell is not None}
+            base = clean.get((weights, title))
+            if base is not None and len(whole) == len(attacks):
+                here[weights] = base, whole
+        if len(here) < len(models):
+            missing = ", ".join(names[weights] for weights in models if weights not in here)
+            notes.append(f"{title}{where} is left out: not measured yet for {missing}.")
+            continue
+        ids, most = _common([[base, *whole.values()] for base, whole in here.values()])
+        if len(ids) < most:
+            notes.append(f"{title}{where}: {len(ids)} of {most} samples are common to all cells.")
+        if not ids:
+            continue
+        for weights, (base, whole) in here.items():
+            key = base.key.content
+            by_model[weights].append(
+                Row(
+                    model=names[weights],
+                    image_set=title,
+                    is_source=title in is_source,
+                    eps=radius,
+                    resolution=key["preprocess"].get("resolution", "model"),
+                    classes=len(key["texts"].get("classnames", [])),
+                    templates=list(key["texts"].get("templates", [])),
+                    ids=ids,
+                    clean=[base.records[i].clean for i in ids],
+                    key=key,
+                    **attacked_columns(base, whole, ids),
+                )
+            )
+    return [row for rows in by_model.values() for row in rows]
+
+
+def _common(columns: list[list[Cell]]) -> tuple[list[str], int]:
+    """Return the ids that all cells hold with one label and image, and the most that any cell holds."""
+    cells = [cell for column in columns for cell in column]
+    first, *others = cells
+    ids = []
+    for sample, record in first.records.items():
+        same = (cell.records.get(sample) for cell in others)
+        if all(r is not None and (r.label, r.image) == (record.label, record.image) for r in same):
+            ids.append(sample)
+    return ids, max(len(cell.records) for cell in cells)

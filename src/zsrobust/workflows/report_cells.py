@@ -1,0 +1,142 @@
+"""Write a report over finished cells: read them, find the runs that they name, build the page."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from zsrobust.errors import UserError
+from zsrobust.evaluation.stored import read_table
+from zsrobust.evaluation.table import EvaluationTable
+from zsrobust.report import build_report
+from zsrobust.report.summary import Summary, label_models, summarise, summary_json
+from zsrobust.threat import format_eps, parse_eps
+from zsrobust.training.recipe import Recipe
+from zsrobust.training.run import Run
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """A report that was written, and what it says."""
+
+    path: Path
+    table: EvaluationTable
+    summaries: list[Summary]
+    notes: list[str]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the file, the headlines and remarks, what was left out, and every number."""
+        content = summary_json(self.table, self.summaries)
+        return {"report": str(self.path), "notes": self.notes, **content}
+
+
+def report_cells(
+    folders: Sequence[Path],
+    *,
+    out: Path | None = None,
+    title: str,
+    models: Sequence[str] = (),
+    norm: str | None = None,
+    eps: Sequence[float] = (),
+    sources: Sequence[str] = (),
+) -> Report:
+    """Write the report of the cells in `folders`. No model is loaded and nothing measured.
+
+    Args:
+        folders: results (they hold `cells/`), and runs (they hold `recipe.json`) whose recipes are shown.
+            A run that a cell names is found by itself where its folder is still there.
+        out: the HTML file; default report.html in the first folder of results.
+        title: heading of the page.
+        models: SPEC or SPEC=NAME: these alone, in this order, the first compared with; default all.
+        norm: as in `read_table`.
+        eps: as in `read_table`.
+        sources: as in `read_table`.
+
+    Raises:
+        UserError: as `read_table`, and if a folder is neither results nor a run.
+        EnvironmentFault: if the file cannot be written.
+    """
+    results = [folder for folder in folders if not (folder / "recipe.json").is_file()]
+    given_runs = [folder for folder in folders if (folder / "recipe.json").is_file()]
+    for folder in results:
+        if not folder.is_dir():
+            raise UserError(
+                f"{folder} is no folder: give the one that --out of `zsrobust eval` named."
+            )
+    if not results:
+        raise UserError("no folder of results given: runs alone hold no cells.")
+    specs, names = _split_names(models)
+    stored = read_table(results, models=specs, norm=norm, eps=eps, sources=sources)
+    table = stored.table
+    # A model may be given by its fingerprint: its name then belongs to the spec that the table has.
+    labels = {stored.named[spec]: name for spec, name in names.items()}
+    path = out or results[0] / "report.html"
+    build_report(
+        table,
+        path,
+        title=title,
+        labels=labels,
+        runs=_runs(given_runs, table.models),
+        notes=stored.notes,
+        commands=[_command(folders, path, title, models, norm, eps, sources)],
+    )
+    return Report(path, table, summarise(table, label_models(table, labels)), stored.notes)
+
+
+def _split_names(models: Sequence[str]) -> tuple[list[str], dict[str, str]]:
+    """Return the specs, and the names of those that have one. A spec itself may hold "="."""
+    specs, names = [], {}
+    for given in models:
+        spec, equals, name = given.rpartition("=")
+        if equals and spec and name:
+            names[spec] = name
+            specs.append(spec)
+        else:
+            specs.append(given.rstrip("="))
+    return specs, names
+
+
+def _runs(folders: Sequence[Path], specs: Sequence[str]) -> list[Run]:
+    """Return the runs in the folders given, and those that specs of the form run:DIR name."""
+    named = [Path(spec.removeprefix("run:")) for spec in specs if spec.startswith("run:")]
+    found: dict[Path, Run] = {}
+    for folder in [*folders, *named]:
+        stored = folder / "recipe.json"
+        if folder.resolve() in found or not stored.is_file():
+            continue
+        try:
+            recipe = Recipe.model_validate_json(stored.read_text("utf-8"))
+        except ValueError as error:
+            if folder in named:
+                continue
+            raise UserError(
+                f"{stored} is damaged or was written by another version: leave {folder} out."
+            ) from error
+        found[folder.resolve()] = Run(folder, recipe)
+    return list(found.values())
+
+
+def _command(
+    folders: Sequence[Path],
+    out: Path,
+    title: str,
+    models: Sequence[str],
+    norm: str | None,
+    eps: Sequence[float],
+    sources: Sequence[str],
+) -> str:
+    """Return the command that writes this report again."""
+    words = ["zsrobust", "report", *map(str, folders), "--out", str(out), "--title", title]
+    for model in models:
+        words += ["--model", model]
+    if norm is not None:
+        words += ["--norm", norm]
+    if eps:
+        shown = [format_eps(r) if parse_eps(format_eps(r), "any") == r else repr(r) for r in eps]
+        words += ["--eps", ",".join(shown)]
+    for source in sources:
+        words += ["--source", source]
+    return shlex.join(words)
