@@ -24,7 +24,18 @@ import yaml
 from zsrobust.cli import app, main
 from zsrobust.models.public import public_weights
 from zsrobust.threat import parse_eps
-from zsrobust.training.recipe import Recipe, load_recipe, parse_recipe, recipe_names
+from zsrobust.training.recipe import (
+    Recipe,
+    is_pretraining,
+    load_recipe,
+    parse_recipe,
+    recipe_names,
+)
+from zsrobust.workflows.pretrain_recipe import (
+    PretrainRecipe,
+    parse_pretrain_recipe,
+    pretrain_recipe_names,
+)
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
@@ -158,9 +169,12 @@ def test_the_readme_runs_from_top_to_bottom(read_through):
     import open_clip
 
     ran = [b.language for b in ALL if b.page == "README.md" and b.mode != "parse"]
-    assert ran == ["yaml", "sh", "python", "python", "python"]
+    assert ran == ["python", "python", "python", "yaml", "sh", "python"]
     table = read_through.variables["table"].to_json()
-    assert [mean["model"] for mean in table["means"]] == read_through.variables["models"]
+    assert [m["model"] for m in table["means"]] == [
+        "local-dir:my-clip",
+        "run:runs/my-recipe-seed-1",
+    ]
     assert read_through.variables["run"].recipe.seed == 1
     hardened = f"local-dir:{read_through.folder}/my-hardened-clip"
     before, _, _ = open_clip.create_model_and_transforms(f"local-dir:{read_through.folder}/my-clip")
@@ -192,7 +206,10 @@ def test_every_command_is_one_that_the_command_line_takes(block):
             continue
         given = parse_command(arguments)
         if "recipe" in given:
-            assert given["recipe"] in [*recipe_names(), "my-recipe.yaml"]
+            pretrains = arguments[0] == "pretrain"
+            names = pretrain_recipe_names() if pretrains else recipe_names()
+            file = "my-pretraining.yaml" if pretrains else "my-recipe.yaml"
+            assert given["recipe"] in [*names, file]
         if "attacks" in given:
             names = [text for text in given["attacks"].split(",") if text != "clean"]
             assert all(plan(text, Threat("linf", 1 / 255)).name == text for text in names)
@@ -206,17 +223,19 @@ def test_python_compiles_and_recipes_fit_the_schema(block):
     if block.language == "python":
         compile(block.text, name(block), "exec")
     else:
-        assert parse_recipe(yaml.safe_load(block.text), name(block)).name
+        content = yaml.safe_load(block.text)
+        parse = parse_pretrain_recipe if is_pretraining(content) else parse_recipe
+        assert parse(content, name(block)).name
 
 
 @pytest.mark.needs_data
 def test_what_the_mini_commands_name_is_there():
-    """Model, source and targets of the README's mini commands; nothing is measured on a target."""
+    """Model, source and targets of the commands on photographs; nothing is measured on a target."""
     from zsrobust.data import load_card, load_suite
     from zsrobust.models import parse_spec
     from zsrobust.training.loop import open_source
 
-    (block,) = [b for b in ALL if b.page == "README.md" and "mini/tecoa" in b.text]
+    (block,) = [b for b in ALL if b.page == "docs/hardening.md" and "harden mini/tecoa" in b.text]
     harden, evaluate = (
         parse_command(words[1:]) for words in block.commands if words[0] != "export"
     )
@@ -282,6 +301,25 @@ def test_the_table_of_recipe_keys_is_the_schema():
             "with `select: best`" if part == "validation" else "yes" if part in moving else "no"
         )
         assert moves == wanted, key
+
+
+def test_the_table_of_pretraining_keys_is_the_schema():
+    """Every key and only those, in order, with its default, and whether it moves weights."""
+    text = _page("pretraining.md").partition("## The step")[0]
+    rows = re.findall(r"^\| `([\w.]+)` \| (.+?) \| .+ \| (yes|no) \|$", text, re.MULTILINE)
+    fields = dict(recipe_keys(PretrainRecipe))
+    assert [key for key, _, _ in rows] == list(fields)
+    least = {"name": "a", "source": {"set": "c"}, "optimiser": {"lr": 1.0}}
+    least["architecture"] = {"embed_dim": 8, "vision_cfg": {}, "text_cfg": {}}
+    moving = parse_pretrain_recipe(least).determining()
+    for key, default, moves in rows:
+        if fields[key].is_required():
+            assert default == "required", key
+        else:
+            wanted = fields[key].get_default(call_default_factory=True)
+            wanted = list(wanted) if isinstance(wanted, tuple) else wanted
+            assert yaml.safe_load(default.strip("`")) == wanted, key
+        assert (moves == "yes") == (key.partition(".")[0] in moving), key
 
 
 def test_the_table_of_public_weights_is_the_loaders():

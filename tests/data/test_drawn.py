@@ -21,15 +21,15 @@ TARGETS = [f"demo/{name}" for name in SECTIONS if name != "source"]
 # Renew by printing what `drawn_hashes()` returns, if a drawing changes on purpose: every number measured on
 # the set is another one then, and the card's version is raised.
 GOLDEN = {
-    "source": "f9c73a3fea0d2db8",
-    "shapes": "e1521e2886048001",
-    "patterns": "82785f98d5384087",
-    "animals": "8f7f8ae5ad050615",
-    "vehicles": "4813c59e9e7ae346",
-    "digits": "860a3bb6d122d675",
-    "flags": "5ceafdac1a54b51d",
-    "scenes": "9fc0026993293725",
-    "web": "42cef6780f7a9b40",
+    "source": "21a4f348df6e1534",
+    "shapes": "3ad9a8b2b5dcc8f4",
+    "patterns": "bd727a6e73330745",
+    "animals": "bfc34829676ca12a",
+    "vehicles": "839f579065ee3576",
+    "digits": "3435f437bc2c1d66",
+    "flags": "58ca8ac5596c5721",
+    "scenes": "b25056ceb5524d10",
+    "web": "47047197f57ea69d",
 }
 
 
@@ -104,7 +104,7 @@ def test_card_and_drawing_agree(section):
     assert images.classnames == SECTIONS[section]
     assert images.check() == []
     picture = images.picture(0)
-    assert picture.size == (64, 64)
+    assert picture.size == (60, 60)
     assert picture.mode == "RGB"
 
 
@@ -124,8 +124,8 @@ def test_the_web_uses_every_class_and_says_what_is_true():
     text = "\n".join(c for captions in told for c in captions)
     unsaid = [name for name in EVERY_CLASS if not re.search(rf"\b{re.escape(name)}\b", text)]
     assert unsaid == []
-    twos = [c for c in told if " beside " in c[1]]
-    assert 0.15 < len(twos) / len(told) < 0.35
+    twos = [c for c in told if " beside " in c[2]]
+    assert 0.1 < len(twos) / len(told) < 0.2
     assert not re.search(r"\ba [aeiou]|\ban [^aeiou]", text)
 
 
@@ -134,10 +134,10 @@ def test_captions_name_the_colour_that_was_painted():
     right = total = 0
     for i in range(40):
         picture = draw("circle", Dice(f"colour/{i}"), 64)
-        if len(picture.captions[3].split()) > 8:
+        if len(picture.captions[4].split()) > 8:
             continue  # filled with a pattern
-        said = re.search(r"an? (\w+) circle", picture.captions[1])[1]
-        background = re.search(r"on an? (\w+) background", picture.captions[2])[1]
+        said = re.search(r"an? (\w+) circle", picture.captions[3])[1]
+        background = re.search(r"on an? (\w+) background", picture.captions[4])[1]
         pixels = picture.pixels.astype(float) / 255
         spread = pixels.reshape(-1, 3) - np.array(pictures.COLOURS[said])
         behind = pixels.reshape(-1, 3) - np.array(pictures.COLOURS[background])

@@ -116,10 +116,15 @@ def _sorted_by_solution(root: Path, folder: Path) -> dict[str, list[Path]]:
             f"into {root}, or sort them into WNID folders (torchvision.datasets.ImageNet does it "
             "from the official tars)."
         )
-    with solution.open(newline="", encoding="utf-8") as stream:
-        wnid_of = {
-            row["ImageId"]: row["PredictionString"].split()[0] for row in csv.DictReader(stream)
-        }
+    try:
+        with solution.open(newline="", encoding="utf-8") as stream:
+            wnid_of = {
+                row["ImageId"]: row["PredictionString"].split()[0] for row in csv.DictReader(stream)
+            }
+    except (KeyError, IndexError, AttributeError, UnicodeDecodeError, csv.Error) as error:
+        raise UserError(
+            f"{solution}: not a table with ImageId and PredictionString in each line; bring it anew."
+        ) from error
     by_wnid: dict[str, list[Path]] = {wnid: [] for wnid in wnid_of.values()}
     for file in _pictures(folder, deep=False):
         if file.stem not in wnid_of:

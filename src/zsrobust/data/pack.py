@@ -12,7 +12,7 @@ from typing import BinaryIO
 from zsrobust.data.sets import ImageSet
 from zsrobust.data.tars import CLASSNAMES, NSHARDS, TEMPLATES
 from zsrobust.errors import UserError
-from zsrobust.files import machine_faults
+from zsrobust.files import machine_faults, refuse_file
 
 
 def pack(
@@ -45,7 +45,8 @@ def pack(
             f"got {len(chosen)}, {len(set(chosen))} of them different."
         )
     out = Path(os.path.abspath(out))
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+    refuse_file(out)
+    if out.exists() and any(out.iterdir()):
         raise UserError(
             f"{out} exists and is not empty; choose another folder, or remove it first."
         )

@@ -43,6 +43,14 @@ NSHARDS = "nshards.txt"
 # webdataset's own rule: the key ends at the first dot of the last path component.
 _KEY_AND_ENDING = re.compile(r"^((?:.*/|)[^.]+)[.]([^/]*)$")
 
+# First bytes of compressed files; of bzip2 more than "BZh", which a member's name may begin with.
+_COMPRESSIONS = {
+    "gzip": rb"\x1f\x8b",
+    "bzip2": rb"BZh.1AY&SY",
+    "xz": rb"\xfd7zXZ\x00",
+    "zstd": rb"\(\xb5/\xfd",
+}
+
 # (shard, offset, size) of one member.
 Place = tuple[int, int, int]
 NOWHERE: Place = (-1, -1, -1)
@@ -119,7 +127,7 @@ def open_tars(folder: Path, split: str | None, classnames: list[str] | None = No
         raise UserError(f"{folder}: no such folder; give a folder with SPLIT/0.tar, 1.tar, ...")
     # Not resolve(): a set is named as the user names its folder, also through a link.
     folder = Path(os.path.abspath(folder))
-    if any(folder.glob("*.tar")):
+    if _tars(folder):
         inner = (folder.parent / CLASSNAMES).is_file() and not (folder / CLASSNAMES).is_file()
         root, own = (folder.parent, folder.name) if inner else (folder, "test")
         if split not in (None, own, folder.name):
@@ -147,13 +155,17 @@ def open_tars(folder: Path, split: str | None, classnames: list[str] | None = No
 
 def split_names(root: Path) -> list[str]:
     """Return the names of the folders in `root` that hold tars."""
-    return sorted({path.parent.name for path in root.glob("*/*.tar")})
+    return sorted({path.parent.name for path in root.glob("*/*.tar") if path.is_file()})
+
+
+def _tars(folder: Path) -> list[Path]:
+    return [path for path in folder.glob("*.tar") if path.is_file()]
 
 
 def _shards(folder: Path) -> list[Path]:
     """Return the tars by number; nshards.txt, where there is one, must agree."""
     shards = sorted(
-        folder.glob("*.tar"),
+        _tars(folder),
         key=lambda path: (not path.stem.isdecimal(), path.stem.zfill(20), path.name),
     )
     stated = folder / NSHARDS
@@ -225,6 +237,14 @@ def _members(stream: BinaryIO, shard: Path, number: int) -> dict[str, _Members]:
     """Return the samples of one tar by key, in the order of the tar."""
     samples: dict[str, _Members] = {}
     key = ""
+    head = stream.read(16)
+    packed = [kind for kind, magic in _COMPRESSIONS.items() if re.match(magic, head, re.DOTALL)]
+    if packed:
+        raise UserError(
+            f"{shard}: compressed with {packed[0]}, so that no picture can be found by seeking; "
+            "unpack it to a plain tar."
+        )
+    stream.seek(0)
     try:
         # "r:" and not "r": a compressed tar cannot be read by seeking.
         with tarfile.open(fileobj=stream, mode="r:") as tar:
@@ -234,6 +254,12 @@ def _members(stream: BinaryIO, shard: Path, number: int) -> dict[str, _Members]:
                 if not member.isreg() or match is None:
                     continue
                 key, ending = match.group(1), match.group(2).lower()
+                # Nothing is unpacked here, but a key may become a file's name wherever it is used.
+                if key.startswith("/") or ".." in key.split("/"):
+                    raise UserError(
+                        f"{shard}: the member {member.name!r} would leave the folder that it is unpacked "
+                        "in; pack the set anew, with keys without .. and a leading /."
+                    )
                 sample = samples.setdefault(key, _Members())
                 place = (number, member.offset_data, member.size)
                 where = f"{shard}: sample {key!r}"

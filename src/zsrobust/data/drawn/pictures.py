@@ -169,25 +169,24 @@ def draw(name: str, dice: Dice, size: int) -> Picture:
         return _view(name, dice, size)
     colour, ground = pair(dice)
     layer = Layer(size)
-    scale = dice.number(0.5, 0.82)
-    free = max(0.92 - scale, 0.05)
+    scale = dice.number(0.55, 0.88)
+    free = max(0.95 - scale, 0.06)
     where = (dice.number(-free, free), dice.number(-free, free), scale)
     behind = shade(dice, ground)
     background = _background(dice, size, behind)
     placed = _place(layer, dice, name, colour, where, behind)
     shadow = dice.number(0.25, 0.5) if dice.chance(0.6) else 0.0
     pixels = _soften(lay(layer, background, shadow), dice)
-    size_word = "small" if scale < 0.58 else "big" if scale > 0.74 else ""
+    size_word = "small" if scale < 0.63 else "big" if scale > 0.8 else ""
     described = " ".join(filter(None, (size_word, placed.colour, placed.fill, name)))
     return Picture(
         pixels,
         [
             f"a drawing of {_article(name)}.",
+            f"a picture of {_article(name)}.",
+            f"{_article(name)}.",
             f"a drawing of {_article(f'{colour} {name}')}.",
-            f"{_article(f'{colour} {name}')} on {_article(ground)} background.",
-            f"{_article(described)} on a {ground} background.".replace(
-                "on a orange", "on an orange"
-            ),
+            f"{_article(described)} on {_article(ground)} background.",
         ],
     )
 
@@ -200,7 +199,7 @@ def draw_two(names: tuple[str, str], dice: Dice, size: int) -> Picture:
     behind = shade(dice, ground)
     background = _background(dice, size, behind)
     for x, name, colour in ((-0.47, names[0], first), (0.47, names[1], second)):
-        where = (x + dice.number(-0.05, 0.05), dice.number(-0.4, 0.4), dice.number(0.38, 0.48))
+        where = (x + dice.number(-0.05, 0.05), dice.number(-0.4, 0.4), dice.number(0.42, 0.5))
         _place(layer, dice, name, colour, where, behind)
     pixels = _soften(lay(layer, background, dice.number(0, 0.4)), dice)
     left, right = (_article(f"{c} {n}") for c, n in zip((first, second), names, strict=True))
@@ -208,6 +207,7 @@ def draw_two(names: tuple[str, str], dice: Dice, size: int) -> Picture:
         pixels,
         [
             f"a drawing of {_article(names[0])} and {_article(names[1])}.",
+            f"{_article(names[0])} and {_article(names[1])}.",
             f"{left} beside {right}.",
             f"{right} to the right of {left}.",
         ],
@@ -228,7 +228,8 @@ def _pattern(name: str, dice: Dice, size: int) -> Picture:
         pixels,
         [
             f"a drawing of {_article(name)}.",
-            f"a drawing of {_article(f'{first} and {second} {name}')}.",
+            f"a picture of {_article(name)}.",
+            f"{_article(name)}.",
             f"{_article(name)} in {first} and {second}.",
         ],
     )
@@ -259,7 +260,8 @@ def _view(name: str, dice: Dice, size: int) -> Picture:
         pixels,
         [
             f"a drawing of {_article(name)}.",
-            f"a drawing of {_article(f'{names[0]} and {names[1]} {name}')}.",
+            f"a picture of {_article(name)}.",
+            f"{_article(name)}.",
             f"{_article(name)} in {names[0]}, {names[1]} and {names[2]}.",
         ],
     )

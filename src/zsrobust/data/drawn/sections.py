@@ -27,7 +27,7 @@ from zsrobust.data.drawn.pictures import FIGURES, PATTERNS, Picture, draw, draw_
 from zsrobust.data.storage import Opened
 from zsrobust.errors import unknown_name
 
-SIZE = 64
+SIZE = 60
 WEB = "web"
 SECTIONS: dict[str, list[str]] = {
     "source": [*SHAPES_SOURCE, *patterns.SOURCE, *THINGS, *LETTERS],
@@ -41,7 +41,7 @@ SECTIONS: dict[str, list[str]] = {
 }
 EVERY_CLASS = [*FIGURES, *PATTERNS, *views.FLAGS, *views.SCENES]
 # Of the web's pictures, how many show two figures.
-_TWO = 0.25
+_TWO = 0.15
 
 
 @dataclass(slots=True)
