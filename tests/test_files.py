@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from zsrobust.errors import EnvironmentFault, UserError
+from zsrobust.errors import UserError
 from zsrobust.files import JsonLines, folder_lock, read_json_lines, write_atomically, write_json
 
 
@@ -86,8 +86,32 @@ def test_a_folder_has_one_owner(tmp_path):
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
-def test_a_read_only_place_is_one_line(tmp_path):
-    """A file where a folder should be cannot be written into, whoever asks."""
+def test_a_file_where_a_folder_should_be_is_a_wrong_request(tmp_path):
+    """And a folder where a file should be: the machine is well, another name helps."""
     (tmp_path / "file").write_text("")
-    with pytest.raises(EnvironmentFault, match="cannot write"):
+    with pytest.raises(UserError, match=r"cannot write .*file is a file; name another folder"):
         write_json(tmp_path / "file" / "a.json", {})
+    with (
+        pytest.raises(UserError, match="is a file; name another folder"),
+        folder_lock(tmp_path / "file"),
+    ):
+        pass
+    with pytest.raises(UserError, match="Is a directory; name another place"):
+        write_json(tmp_path, {})
+    assert [p.name for p in tmp_path.iterdir()] == ["file"]
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("nonsense", "line 2: not JSON"),
+        ("[1]", "line 2: not a table"),
+        ("[" * 100_000, "nested too"),
+    ],
+)
+def test_a_line_that_is_no_record_is_named(tmp_path, line, words):
+    """With its number, and what to do."""
+    path = tmp_path / "rows.jsonl"
+    path.write_text(f'{{"a": 1}}\n{line}\n')
+    with pytest.raises(UserError, match=rf"{words}.*remove that line"):
+        read_json_lines(path)

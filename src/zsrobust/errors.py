@@ -13,6 +13,9 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+# So many names a message lists; where none is near, more would hide what to do.
+_LISTED = 12
+
 
 class ZsRobustError(Exception):
     """Base of all errors that a user can meet by using the package as documented."""
@@ -42,12 +45,35 @@ def unknown_name(what: str, given: str, allowed: Iterable[str], hint: str = "") 
         hint: a sentence on what else to do, appended as it is.
     """
     names = sorted(allowed)
-    near = difflib.get_close_matches(given, names, n=3, cutoff=0.5)
+    near = nearest(given, names)
     if near:
         rest = f"did you mean {' or '.join(repr(n) for n in near)}?"
     elif names:
-        shown = ", ".join(names[:12]) + (", ..." if len(names) > 12 else "")
-        rest = f"allowed: {shown}."
+        more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
+        rest = f"allowed: {', '.join(names[:_LISTED])}{more}."
     else:
         rest = "none exists."
     return UserError(f"unknown {what} {given!r}: {rest}{' ' + hint if hint else ''}")
+
+
+def nearest(given: str, names: Iterable[str]) -> list[str]:
+    """Return up to three of `names` that `given` may have been meant for, upper and lower case alike.
+
+    Args:
+        given: what the user wrote.
+        names: every name that exists; where two differ in case alone, both are returned.
+    """
+    by_folded: dict[str, list[str]] = {}
+    for name in names:
+        by_folded.setdefault(name.casefold(), []).append(name)
+    near = difflib.get_close_matches(given.casefold(), by_folded, n=3, cutoff=0.5)
+    return [name for folded in near for name in by_folded[folded]]
+
+
+def one_line(error: BaseException) -> str:
+    """Return an error's message on one line, for a terminal; without a message, its kind.
+
+    Control characters, which a file's name or content may carry, are shown as escapes.
+    """
+    text = " ".join(str(error).split()) or type(error).__name__
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

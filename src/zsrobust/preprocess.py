@@ -7,13 +7,15 @@ deviation come after it, inside the classifier (traps 2). Both are read from the
 from __future__ import annotations
 
 import io
+import math
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from zsrobust.errors import UserError
+from zsrobust.errors import UserError, one_line, unknown_name
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -41,17 +43,40 @@ class Preprocess:
     fill_color: int = 0
 
     @classmethod
-    def from_config(cls, config: Mapping[str, Any]) -> Preprocess:
-        """Read open_clip's `visual.preprocess_cfg`."""
+    def from_config(cls, config: Mapping[str, Any], what: str = "model") -> Preprocess:
+        """Read open_clip's `visual.preprocess_cfg`; `what` names the model in messages.
+
+        Raises:
+            UserError: if a value is of the wrong type, or out of its range.
+        """
         size = config["size"]
-        return cls(
+        rule = cls(
             size=(size, size) if isinstance(size, int) else (int(size[0]), int(size[1])),
-            mean=tuple(float(v) for v in config["mean"]),
-            std=tuple(float(v) for v in config["std"]),
+            mean=_channels(config["mean"]),
+            std=_channels(config["std"]),
             interpolation=str(config.get("interpolation", "bicubic")),
             resize_mode=str(config.get("resize_mode", "shortest")),
-            fill_color=int(config.get("fill_color", 0)),
+            fill_color=config.get("fill_color", 0),
         )
+        mend = "mend preprocess_cfg in the model's config"
+        fill = rule.fill_color
+        for name, allowed, right in (
+            ("mean", "three finite numbers", len(rule.mean) == 3),
+            ("std", "three finite numbers > 0", len(rule.std) == 3 and min(rule.std) > 0),
+            ("fill_color", "a whole number, 0 to 255", type(fill) is int and 0 <= fill <= 255),
+        ):
+            if not right:
+                given = config.get(name)
+                raise UserError(f"{what}: {name} must be {allowed}, got {given!r}; {mend}.")
+        for name, given, known in (
+            ("interpolation", rule.interpolation, ("bicubic", "bilinear")),
+            ("resize_mode", rule.resize_mode, ("shortest", "longest", "squash")),
+        ):
+            if given not in known:
+                raise unknown_name(
+                    f"{name} of {what}", given, known, "It stands in preprocess_cfg of its config."
+                )
+        return rule
 
     def settings(self) -> dict[str, Any]:
         """Return what determines the pixels, as JSON, for keys and records."""
@@ -98,6 +123,15 @@ class Preprocess:
         return interpolate(images, size=self.size, mode="bicubic", align_corners=False)
 
 
+def _channels(values: Any) -> tuple[float, ...]:
+    """Return one finite number a channel; nothing where the values are something else."""
+    try:
+        numbers = tuple(float(value) for value in values)
+    except (TypeError, ValueError):
+        return ()
+    return numbers if all(math.isfinite(number) for number in numbers) else ()
+
+
 def decode(stored: bytes, what: str = "image") -> Image:
     """Return stored bytes as an RGB picture: turned by its EXIF orientation, then converted.
 
@@ -109,18 +143,25 @@ def decode(stored: bytes, what: str = "image") -> Image:
     """
     from PIL import Image, ImageOps, UnidentifiedImageError
 
+    mend = "replace the file or take it out of the set"
+    if not stored:
+        raise UserError(f"{what}: an empty file, no picture; {mend}.")
     try:
-        with Image.open(io.BytesIO(stored)) as opened:
-            opened.load()
-            picture = ImageOps.exif_transpose(opened)
+        # Pillow warns of large and of damaged pictures; what must be said is said below.
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            with Image.open(io.BytesIO(stored)) as opened:
+                opened.load()
+                picture = ImageOps.exif_transpose(opened)
     except UnidentifiedImageError as error:  # its own text names an address in memory
-        raise UserError(
-            f"{what}: not a picture that Pillow can read; replace the file or take it out of the set."
-        ) from error
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise UserError(
-            f"{what}: a damaged picture ({error}); replace the file or take it out of the set."
-        ) from error
+        raise UserError(f"{what}: not a picture that Pillow can read; {mend}.") from error
+    except Image.DecompressionBombError as error:
+        limit = 2 * (Image.MAX_IMAGE_PIXELS or 0)
+        raise UserError(f"{what}: a picture of more than {limit} pixels; {mend}.") from error
+    except MemoryError:
+        raise
+    except Exception as error:  # a damaged file can break a decoder anywhere
+        raise UserError(f"{what}: a damaged picture ({one_line(error)}); {mend}.") from error
     if picture.mode in ("I;16", "I;16B", "I;16L", "I"):
         levels = np.asarray(picture).astype(np.float64) / 257.0
         picture = Image.fromarray(np.clip(np.rint(levels), 0, 255).astype(np.uint8))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import TYPE_CHECKING, Literal, get_args
@@ -25,20 +26,43 @@ def parse_eps(text: str | float, norm: str = "linf") -> float:
     Raises:
         UserError: if it is no finite number >= 0, or a linf eps above 1 (most likely meant in /255).
     """
+    return _parse_pixels("eps", text, norm)
+
+
+def parse_step(text: str | float, norm: str = "linf") -> float:
+    """Return an attack's step size in [0, 1]-pixel units, read as `parse_eps` reads eps.
+
+    Raises:
+        UserError: as `parse_eps`, and for a step of 0.
+    """
+    step = _parse_pixels("step size", text, norm)
+    if step == 0:
+        raise UserError(f"a step size must be > 0 in [0, 1]-pixel units, got {text!r}.")
+    return step
+
+
+def _parse_pixels(what: str, text: str | float, norm: str) -> float:
     try:
-        eps = float(Fraction(text.replace(" ", ""))) if isinstance(text, str) else float(text)
-    except (ValueError, ZeroDivisionError, OverflowError) as error:
+        if isinstance(text, bool):
+            raise ValueError("a truth value is no radius")
+        # "8 / 255" is one number, "1/255 2/255" is none.
+        bare = re.sub(r"\s*/\s*", "/", text.strip()) if isinstance(text, str) else text
+        value = float(Fraction(bare)) if isinstance(bare, str) else float(bare)
+    except (ValueError, TypeError, ZeroDivisionError, OverflowError) as error:
         raise UserError(
-            f"eps {text!r} is not a number; write it in [0, 1]-pixel units, for instance 8/255 or 0.0314."
+            f"{what} {text!r} is not a number; write it in [0, 1]-pixel units, "
+            "for instance 8/255 or 0.0314."
         ) from error
-    if not math.isfinite(eps) or eps < 0:
-        raise UserError(f"eps must be a finite number >= 0 in [0, 1]-pixel units, got {text!r}.")
-    if norm == "linf" and eps > 1:
+    if not math.isfinite(value) or value < 0:
+        raise UserError(f"{what} must be a finite number >= 0 in [0, 1]-pixel units, got {text!r}.")
+    if norm == "linf" and value > 1:
+        given = text.strip() if isinstance(text, str) else f"{value:g}"
+        # What is a fraction already was not meant in levels.
+        mend = f"did you mean {given}/255?" if value <= 255 and "/" not in given else "write 8/255."
         raise UserError(
-            f"a linf eps lies in [0, 1] (pixel units, 1.0 = full range), got {text!r}; "
-            f"did you mean {text}/255?"
+            f"a linf {what} lies in [0, 1] (pixel units, 1.0 = full range), got {text!r}; {mend}"
         )
-    return eps
+    return value
 
 
 def format_eps(eps: float) -> str:

@@ -198,3 +198,22 @@ def test_markdown_holds_the_numbers_of_the_json(zs, model, strangers, hardened):
         assert signed(interval(difference["mean"][column])) in rows[2]
         for row in parsed["rows"]:
             assert percent(interval(row["accuracy"][column])) in rows[1]
+
+
+def test_flags_stand_beside_the_numbers_with_a_footnote(zs, model, pets):
+    """A weak attack on few samples: marks in the table, names in the footnotes, the rest in the JSON."""
+    arguments = ["eval", model, "--sets", pets, "--attacks", "pgd-2", "--limit", "25"]
+    printed = zs(*arguments).out
+    assert any(" val [1] [2] " in line for line in printed.splitlines())
+    notes = [line for line in printed.splitlines() if line.startswith("[")]
+    assert [note.split(":")[0] for note in notes] == ["[1] few-samples", "[2] weak-attack"]
+    assert all(note.endswith("see docs/trust.md.") for note in notes)
+    marked = zs(*arguments, "--markdown").out
+    assert marked.rstrip().endswith(notes[1])
+    assert "] [1] [2] |" in marked  # robust: an interval, and both flags
+    (row,) = json.loads(zs(*arguments, "--json").out)["rows"]
+    assert {(flag["flag"], flag["column"]) for flag in row["flags"]} == {
+        ("few-samples", "clean"),
+        ("few-samples", "pgd-2"),
+        ("weak-attack", "robust"),
+    }

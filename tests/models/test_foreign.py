@@ -158,8 +158,8 @@ def test_other_forms_are_refused_with_the_reason(base: str, tmp_path: Path) -> N
         (whole, "a whole CLIP"),
         ({"vision_model.embeddings.class_embedding": torch.zeros(2)}, "transformers"),
         ({"conv1.weight": torch.zeros(2), "note": "text"}, "no tensors: note"),
-        ([torch.zeros(2)], "holds list"),
-        ({}, "not a table"),
+        ([torch.zeros(2)], "type list, not a table"),
+        ({}, "an empty table"),
     ):
         torch.save(content, file)
         assert words in refused(f"{file}@{base}")

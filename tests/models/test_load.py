@@ -4,6 +4,7 @@ import json
 import logging
 import math
 import os
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -136,7 +137,7 @@ def test_missing_config_or_weights_are_refused(vit: Path) -> None:
     assert "no open_clip_config.json" in refused(f"local-dir:{vit}")
 
 
-@pytest.mark.parametrize("length", [0, 5, 200, -100])
+@pytest.mark.parametrize("length", [5, 8, 200, -100])
 def test_truncated_weights_are_refused(vit: Path, length: int) -> None:
     content = (vit / WEIGHTS).read_bytes()
     (vit / WEIGHTS).write_bytes(content[:length])
@@ -146,6 +147,8 @@ def test_truncated_weights_are_refused(vit: Path, length: int) -> None:
 def test_file_that_is_no_safetensors_is_refused(vit: Path) -> None:
     (vit / WEIGHTS).write_bytes(b"<html>not found</html>" * 20)
     assert "not a whole safetensors file" in refused(f"local-dir:{vit}")
+    (vit / WEIGHTS).write_bytes(b"")
+    assert "an empty file" in refused(f"local-dir:{vit}")
 
 
 def test_missing_left_over_and_misshaped_tensors_are_named(vit: Path) -> None:
@@ -191,7 +194,59 @@ def test_broken_configs_are_refused(vit: Path, change_config: Change) -> None:
     (vit / "open_clip_config.json").write_text('{"model_cfg"')
     assert "not JSON" in refused(f"local-dir:{vit}")
     (vit / "open_clip_config.json").write_text("{}")
-    assert "no 'model_cfg'" in refused(f"local-dir:{vit}")
+    assert "no table 'model_cfg'" in refused(f"local-dir:{vit}")
+
+
+@pytest.mark.parametrize(
+    ("part", "entry", "words"),
+    [
+        ("model_cfg", {"vision_cfg": [1]}, r"vision_cfg must be a table, got \[1\]"),
+        ("model_cfg", {"text_cfg": None}, "text_cfg must be a table, got None"),
+        ("model_cfg", {"quick_gelu": "no"}, "quick_gelu must be true or false, got 'no'"),
+        ("model_cfg", {"embed_dim": "16"}, "embed_dim '16': must be a valid integer"),
+        ("vision_cfg", {"layers": "two"}, "vision_cfg.layers 'two': must be"),
+        ("vision_cfg", {"nonsense": 1}, "unexpected keyword argument 'nonsense'"),
+        ("preprocess_cfg", {"mean": "x"}, "mean must be three finite numbers, got 'x'"),
+        ("preprocess_cfg", {"mean": [0.5]}, r"mean must be three finite numbers, got \[0.5\]"),
+        ("preprocess_cfg", {"std": [0.2, 0, 0.2]}, "std must be three finite numbers > 0"),
+        ("preprocess_cfg", {"std": [float("nan")] * 3}, "std must be three finite numbers > 0"),
+        ("preprocess_cfg", {"fill_color": "red"}, "fill_color must be a whole number, 0 to 255"),
+        ("preprocess_cfg", {"interpolation": "cubic"}, "unknown interpolation.*'bicubic'"),
+        ("preprocess_cfg", {"resize_mode": "longer"}, "unknown resize_mode.*'longest'"),
+    ],
+)
+def test_values_of_a_config_that_are_none_are_named(
+    vit: Path, change_config: Change, part: str, entry: dict[str, Any], words: str
+) -> None:
+    def change(config: dict[str, Any]) -> None:
+        (config if part in config else config["model_cfg"])[part].update(entry)
+
+    change_config(vit, change)
+    assert re.search(words, refused(f"local-dir:{vit}"))
+
+
+def test_every_config_of_open_clip_has_the_types_it_is_checked_against() -> None:
+    """A config that cannot be built for another reason is not blamed for its values."""
+    import open_clip
+
+    from zsrobust.models.load import _wrong_values
+
+    wrong = {
+        name: _wrong_values(open_clip.get_model_config(name)) for name in open_clip.list_models()
+    }
+    assert {name: words for name, words in wrong.items() if words} == {}
+
+
+def test_a_json_file_nested_beyond_reading_is_refused(vit: Path) -> None:
+    (vit / "open_clip_config.json").write_text("[" * 100_000)
+    assert "not JSON" in refused(f"local-dir:{vit}")
+
+
+@pytest.mark.parametrize("learned", [float("nan"), 1e5, -1e5])
+def test_a_logit_scale_of_damaged_weights_is_refused(vit: Path, learned: float) -> None:
+    tensors = load_file(vit / WEIGHTS)
+    save_file({**tensors, "logit_scale": torch.tensor(learned)}, vit / WEIGHTS)
+    assert re.search("logit scale|NaN or infinity", refused(f"local-dir:{vit}"))
 
 
 def test_tokens_beyond_the_vocabulary_are_refused(vit: Path, change_config: Change) -> None:

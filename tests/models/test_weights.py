@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from zsrobust.errors import UserError
-from zsrobust.models.weights import fill, read_file
+from zsrobust.models.weights import fill, read_file, tensor_table
 
 
 class Malicious:
@@ -73,12 +73,24 @@ def test_safetensors_are_known_by_content(tmp_path: Path) -> None:
     assert torch.equal(read_file(tmp_path / "tower.bin")["a"], torch.ones(3))
 
 
-@pytest.mark.parametrize("content", [b"", b"garbage" * 30, b"PK\x03\x04" + b"\0" * 80])
-def test_damaged_files_are_refused_in_one_line(tmp_path: Path, content: bytes) -> None:
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"", "an empty file"),
+        (b"garbage" * 30, "neither safetensors nor a checkpoint of torch.save"),
+        (b"PK\x03\x04" + b"\0" * 80, "a damaged or cut off checkpoint"),
+        (b"\x80\x02}", "a damaged or cut off checkpoint"),
+        (b"\x80", "a damaged or cut off checkpoint"),
+        (b"\x80\x04N.", "a pickle of protocol 4, which torch.save does not write"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0", "a pointer of Git LFS"),
+    ],
+)
+def test_damaged_files_are_refused_in_one_line(tmp_path: Path, content: bytes, words: str) -> None:
     file = tmp_path / "tower.pt"
     file.write_bytes(content)
-    with pytest.raises(UserError, match="not a readable checkpoint") as caught:
+    with pytest.raises(UserError, match=words) as caught:
         read_file(file)
+    assert "weights_only" not in str(caught.value)  # torch's text advises to run the file
     assert "\n" not in str(caught.value)
     with pytest.raises(UserError, match="no such file"):
         read_file(tmp_path / "none.pt")
@@ -88,8 +100,37 @@ def test_truncated_pickle_is_refused(tmp_path: Path) -> None:
     file = tmp_path / "tower.pt"
     torch.save({"a": torch.ones(1000)}, file)
     file.write_bytes(file.read_bytes()[:2000])
-    with pytest.raises(UserError, match="not a readable checkpoint"):
+    with pytest.raises(UserError, match="a damaged or cut off checkpoint; fetch or write it again"):
         read_file(file)
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (5, "a value of type int, not a table"),
+        ({}, "an empty table"),
+        ({"weight": torch.ones(2), "epoch": 3}, r"no tensors: epoch"),
+    ],
+)
+def test_what_is_no_table_of_tensors_is_said_to_be_none(content, words: str) -> None:
+    with pytest.raises(UserError, match=words):
+        tensor_table(content, Path("tower.pt"))
+
+
+@pytest.mark.parametrize(
+    ("weight", "words"),
+    [
+        (torch.tensor([1, 2]), r"1 of another type \(weight is torch.int64 for torch.float32\)"),
+        (torch.tensor([1.0, torch.nan]), r"1 tensors hold NaN or infinity \(weight\)"),
+        (torch.tensor([1.0, torch.inf]), "NaN or infinity"),
+        (torch.ones(2).to(torch.float8_e5m2), "of another type"),
+    ],
+)
+def test_weights_that_are_no_weights_are_refused(weight: torch.Tensor, words: str) -> None:
+    norm = nn.BatchNorm1d(2, affine=True, track_running_stats=False)
+    with pytest.raises(UserError, match=words):
+        fill(norm, {"weight": weight, "bias": torch.zeros(2)}, "file", "mend it")
+    assert torch.equal(norm.weight, torch.ones(2))
 
 
 def test_torchscript_archive_is_refused_with_the_reason(tmp_path: Path) -> None:

@@ -6,12 +6,13 @@ Each attack is a state machine in a file of its own; the engine schedules and ju
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from zsrobust.errors import UserError, unknown_name
-from zsrobust.threat import Threat, parse_eps
+from zsrobust.threat import Threat, parse_step
 
 if TYPE_CHECKING:
     from zsrobust.attacks.engine import Attack, Judge
@@ -43,7 +44,21 @@ def _pgd_paper(threat: Threat, number: str | None, name: str, options: dict[str,
 def _steps(name: str, number: str | None) -> int:
     if number is None:
         raise UserError(f"attack {name!r} needs its number of steps: write {name}-20.")
-    return int(number)
+    try:
+        return _count(number)
+    except ValueError as error:
+        raise UserError(f"attack {name!r}: the number of steps must lie in {_COUNT}.") from error
+
+
+def _count(text: str) -> int:
+    """Read a number of steps, restarts or draws; one that is beyond all use is a slip of the keyboard."""
+    value = int(text)
+    if not 0 <= value <= 999_999:
+        raise ValueError("out of range")
+    return value
+
+
+_COUNT = "1 to 999999"
 
 
 # Stem of the name -> (builder, what it is, for `zsrobust list attacks`).
@@ -56,14 +71,16 @@ ATTACKS: dict[str, tuple[Callable[..., Any], str]] = {
     ),
 }
 
-_OPTIONS: dict[str, Callable[[str], Any]] = {
-    "step": lambda text: parse_eps(text, "any"),
-    "restarts": int,
-    "kappa": float,
-    "judge": str,
-    "early_exit": lambda text: {"true": True, "false": False}[text.lower()],
-    "eot": int,
+# Option -> (how its text is read, what it takes, for messages).
+_OPTIONS: dict[str, tuple[Callable[[str], Any], str]] = {
+    "step": (str, "a step size in [0, 1]-pixel units, 1/255"),
+    "restarts": (_count, f"a whole number, {_COUNT}"),
+    "kappa": (float, "a finite number >= 0"),
+    "judge": (str, "every, last or none"),
+    "early_exit": (lambda text: {"true": True, "false": False}[text.lower()], "true or false"),
+    "eot": (_count, f"a whole number, {_COUNT}"),
 }
+_JUDGES = ("every", "last", "none")
 
 
 class Plan:
@@ -107,6 +124,8 @@ def plan(text: str, threat: Threat) -> Plan:
     Raises:
         UserError: for an unknown name or option, or a value that does not fit.
     """
+    if not isinstance(text, str):
+        raise UserError(f"attack {text!r} is no name: write one such as 'pgd-20'.")
     name, *pairs = text.strip().split(":")
     match = re.fullmatch(r"(.+?)-(\d+)", name)
     stem, number = (match[1], match[2]) if match else (name, None)
@@ -114,21 +133,28 @@ def plan(text: str, threat: Threat) -> Plan:
         stem, number = name, None
     if stem not in ATTACKS:
         examples = [f"{known}-20" if known != "pgd-paper" else known for known in ATTACKS]
-        raise unknown_name("attack", text, examples)
+        if name == "clean":
+            raise UserError("'clean' is no attack but the accuracy without one: name an attack.")
+        raise unknown_name(
+            "attack", text, [*examples, "clean"], "'zsrobust list attacks' shows all."
+        )
     options: dict[str, Any] = {}
     for pair in pairs:
-        option, _, value = pair.partition("=")
+        option, equals, value = pair.partition("=")
         if option not in _OPTIONS:
             raise unknown_name(f"option of attack {name!r}", option, _OPTIONS)
+        read, takes = _OPTIONS[option]
+        if not equals:
+            raise UserError(f"attack {text!r}: {option} has no value; write {option}=, {takes}.")
+        if option in options:
+            raise UserError(f"attack {text!r}: {option} is given twice; leave one of them out.")
         try:
-            options[option] = _OPTIONS[option](value)
+            options[option] = read(value)
         except (ValueError, KeyError) as error:
-            raise UserError(
-                f"attack {text!r}: {option}={value!r} is not a value it takes."
-            ) from error
+            raise UserError(f"attack {text!r}: {option} takes {takes}, got {value!r}.") from error
     judge = options.pop("judge", "last" if stem == "pgd-paper" else "every")
-    if judge not in ("every", "last", "none"):
-        raise unknown_name("judge", judge, ["every", "last", "none"])
+    if judge not in _JUDGES:
+        raise unknown_name(f"judge of attack {name!r}", judge, _JUDGES)
     early_exit = options.pop("early_exit", judge == "every")
     if early_exit and judge != "every":
         raise UserError(f"attack {text!r}: judge={judge} implies early_exit=false.")
@@ -136,9 +162,15 @@ def plan(text: str, threat: Threat) -> Plan:
     if eot < 1:
         raise UserError(f"attack {text!r}: eot must be >= 1, got {eot}.")
     if "step" in options:
-        options["step_size"] = options.pop("step")
+        try:
+            options["step_size"] = parse_step(options.pop("step"), threat.norm)
+        except UserError as error:
+            raise UserError(f"attack {text!r}: {error}") from error
     if "kappa" in options and stem != "cw-margin":
-        raise UserError(f"attack {text!r}: kappa belongs to cw-margin.")
+        raise UserError(f"attack {text!r}: kappa belongs to cw-margin; leave it out.")
+    kappa = options.get("kappa", 0.0)
+    if not (math.isfinite(kappa) and kappa >= 0):
+        raise UserError(f"attack {text!r}: kappa must be a finite number >= 0, got {kappa}.")
     attack = ATTACKS[stem][0](threat, number, text.strip(), options)
     return Plan(attack, judge, early_exit, eot)
 

@@ -12,7 +12,7 @@ neither on the batch nor on the order, but for the rounding of matrix products (
 from __future__ import annotations
 
 import contextlib
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import (
@@ -536,12 +536,22 @@ def run(
     from zsrobust.attacks import plan as read_plan
 
     names = _check_arguments(images, labels, ids, slots)
+    labels = labels.to(torch.int64)  # uint8 would index as a mask
     if duplicates not in get_args(Duplicates):
         raise unknown_name("duplicates rule", str(duplicates), get_args(Duplicates))
+    if not isinstance(model, torch.nn.Module):
+        raise UserError(
+            f"the model is a {type(model).__name__}; give a torch.nn.Module that maps images in [0, 1] "
+            "to logits, for a CLIP ZeroShotClassifier.from_texts(clip, classnames)."
+        )
     parameters = [*model.parameters(), *model.buffers()]
     device = parameters[0].device if parameters else images.device
     with torch.no_grad(), evaluating(model):
-        classes = model(images[:1].to(device)).shape[1]
+        logits = model(images[:1].to(device))
+    if not isinstance(logits, Tensor) or logits.dim() != 2 or len(logits) != 1:
+        shape = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+        raise UserError(f"the model must return logits (N, K), for one image it returned {shape}.")
+    classes = logits.shape[1]
     if int(labels.min()) < 0 or int(labels.max()) >= classes:
         raise UserError(
             f"labels must lie in [0, {classes}), the model has {classes} logits; got "
@@ -569,27 +579,53 @@ def run(
 def _check_arguments(
     images: Tensor, labels: Tensor, ids: Sequence[str] | None, slots: int
 ) -> list[str]:
-    if images.dim() != 4 or len(images) == 0:
-        raise UserError(
-            f"images must be (N, 3, H, W) with N >= 1, got shape {tuple(images.shape)}."
-        )
-    if not images.is_floating_point():
-        raise UserError(f"images must be floats in [0, 1], got {images.dtype}: divide by 255.")
-    low, high = float(images.min()), float(images.max())
-    if not (low >= 0.0 and high <= 1.0):
-        raise UserError(
-            f"images must lie in [0, 1], got [{low:.3g}, {high:.3g}]: pass them before normalisation, "
-            "and normalise inside the model."
-        )
+    for what, given in (("images", images), ("labels", labels)):
+        if not isinstance(given, Tensor):
+            raise UserError(f"{what} must be a torch tensor, got {type(given).__name__}.")
+    _check_images(images)
     if labels.shape != images.shape[:1]:
-        raise UserError(f"labels must have shape ({len(images)},), got {tuple(labels.shape)}.")
-    if labels.is_floating_point():
-        raise UserError(f"labels must be integers, got {labels.dtype}.")
+        raise UserError(
+            f"labels must have shape ({len(images)},), one number an image, got {tuple(labels.shape)}."
+        )
+    if labels.dtype not in (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64):
+        raise UserError(f"labels must be class numbers of an integer type, got {labels.dtype}.")
     if slots < 1:
         raise UserError(f"slots must be >= 1, got {slots}.")
+    if isinstance(ids, str):
+        raise UserError(f"ids must be a list of texts, one an image, got the text {ids!r}.")
     names = [str(i) for i in range(len(images))] if ids is None else [str(i) for i in ids]
     if len(names) != len(images):
         raise UserError(f"ids name {len(names)} samples, there are {len(images)} images.")
     if len(set(names)) != len(names):
-        raise UserError("ids must be different from each other: noise and records go by them.")
+        twice = next(name for name, count in Counter(names).items() if count > 1)
+        raise UserError(
+            "ids must be different from each other, noise and records go by them; "
+            f"got {twice!r} more than once."
+        )
     return names
+
+
+def _check_images(images: Tensor) -> None:
+    """Refuse what is no batch of images in [0, 1], with a guess at what it is instead."""
+    shape = tuple(images.shape)
+    if images.dim() != 4 or len(images) == 0:
+        one = "; one image goes in as images[None]" if images.dim() == 3 else ""
+        raise UserError(f"images must be (N, 3, H, W) with N >= 1, got shape {shape}{one}.")
+    if shape[1] != 3:
+        last = "; images.permute(0, 3, 1, 2) brings the channels forward" if shape[3] == 3 else ""
+        raise UserError(f"images must be (N, 3, H, W), got shape {shape}{last}.")
+    if not images.is_floating_point():
+        raise UserError(f"images must be floats in [0, 1], got {images.dtype}: divide by 255.")
+    if not bool(torch.isfinite(images).all()):
+        bad = (~torch.isfinite(images.flatten(1)).all(1)).nonzero()[:, 0].tolist()
+        raise UserError(
+            f"images must lie in [0, 1], got NaN or infinity in {len(bad)} of {len(images)}, "
+            f"first in number {bad[0]}: mend or leave them out."
+        )
+    low, high = float(images.min()), float(images.max())
+    if not (low >= 0.0 and high <= 1.0):
+        if low >= 0.0 and 2.0 < high <= 255.0:
+            mend = "divide by 255"
+        else:
+            mend = "pass them before normalisation, and normalise inside the model"
+        raise UserError(f"images must lie in [0, 1], got [{low:.3g}, {high:.3g}]: {mend}.")

@@ -61,11 +61,13 @@ class Pgd:
 
     def __post_init__(self) -> None:
         if self.steps < 1:
-            raise UserError(f"{self.name}: steps must be >= 1, got {self.steps}.")
+            raise UserError(f"attack {self.name!r}: steps must be >= 1, got {self.steps}.")
         if self.restarts < 1:
-            raise UserError(f"{self.name}: restarts must be >= 1, got {self.restarts}.")
+            raise UserError(f"attack {self.name!r}: restarts must be >= 1, got {self.restarts}.")
         if self.step_size is not None and not self.step_size > 0:
-            raise UserError(f"{self.name}: the step size must be > 0, got {self.step_size}.")
+            raise UserError(
+                f"attack {self.name!r}: the step size must be > 0, got {self.step_size}."
+            )
 
     @property
     def step(self) -> float:
@@ -201,7 +203,10 @@ def maximise(
         (gradient,) = torch.autograd.grad(loss_of(adversarial).sum(), adversarial)
         # One number decides, so that a device is asked once a step and not once a pixel.
         if not bool(torch.isfinite(gradient.abs().sum())):
-            raise FloatingPointError("the training adversary met a gradient that is not finite")
+            raise FloatingPointError(
+                "the training adversary met a gradient that is not finite: lower optimiser.lr, or see to "
+                "the model's weights."
+            )
         with torch.no_grad():
             if momentum:
                 direction = threat.steepest(momentum * direction + threat.steepest(gradient))

@@ -10,7 +10,7 @@ import typer
 
 if TYPE_CHECKING:
     from zsrobust.evaluation.statistics import Interval
-    from zsrobust.evaluation.table import EvaluationTable
+    from zsrobust.evaluation.table import EvaluationTable, Row
 
 
 def print_json(value: Any) -> None:
@@ -48,6 +48,7 @@ def print_table(table: EvaluationTable) -> None:
 
     # Wider than any table: a narrow terminal may break a line in two, but no number is cut short.
     console = Console(width=1000, markup=False, emoji=False)
+    raised = table.raised
     for eps in table.radii:
         norm = table.request["norm"]
         threat = "clean only" if eps is None else f"{norm}, eps {format_eps(eps)}"
@@ -67,6 +68,8 @@ def print_table(table: EvaluationTable) -> None:
                 for row in table.of(model, eps, source=source):
                     name = row.image_set + (" (source)" if source else "")
                     name += " @native" if row.resolution == "native" else ""
+                    flagged = {flag.name for flag in row.flags}
+                    name += "".join(f" [{raised[flag]}]" for flag in raised if flag in flagged)
                     shown.add_row(
                         model,
                         name,
@@ -110,6 +113,18 @@ def print_table(table: EvaluationTable) -> None:
             f"robust: right under each of {attacks}; clean mistakes count as broken. Intervals are "
             "conditional on these sets and, for one seed, on that training run."
         )
+    for line in flag_notes(table):
+        typer.echo(line)
+
+
+def flag_notes(table: EvaluationTable) -> list[str]:
+    """Return a footnote for each flag that is raised: what it is raised for, and where to read on."""
+    from zsrobust.evaluation.trust import ABOUT
+
+    return [
+        f"[{number}] {name}: {ABOUT[name].raised_if}; see docs/trust.md."
+        for name, number in table.raised.items()
+    ]
 
 
 def markdown_table(table: EvaluationTable) -> str:
@@ -120,6 +135,13 @@ def markdown_table(table: EvaluationTable) -> str:
     from zsrobust.threat import format_eps
 
     base, *others = table.models
+    raised = table.raised
+
+    def accuracy(row: Row, column: str) -> str:
+        """The number, with the footnotes of its flags."""
+        marks = [f" [{raised[flag]}]" for flag in row.flags_at(column)]
+        return percent(row.accuracy(column)) + "".join(marks)
+
     parts = []
     for eps in table.radii:
         for column in ("clean", "robust") if eps is not None else ("clean",):
@@ -139,7 +161,7 @@ def markdown_table(table: EvaluationTable) -> str:
                 for row in table.of(base, eps, source=source):
                     name = row.image_set + (" (source)" if source else "")
                     cells = [name, str(len(row.ids)), str(row.classes)]
-                    cells.append(percent(row.accuracy(column)))
+                    cells.append(accuracy(row, column))
                     for model in others:
                         (other,) = (
                             r
@@ -147,7 +169,7 @@ def markdown_table(table: EvaluationTable) -> str:
                             if r.image_set == row.image_set
                         )
                         difference = table.set_difference(base, model, eps, row.image_set, column)
-                        cells += [percent(other.accuracy(column)), signed(difference)]
+                        cells += [accuracy(other, column), signed(difference)]
                     lines.append(f"| {' | '.join(cells)} |")
             rows = table.of(base, eps)
             if rows:
@@ -158,4 +180,4 @@ def markdown_table(table: EvaluationTable) -> str:
                     cells.append(f"**{signed(table.difference(base, model, eps, column))}**")
                 lines.append(f"| {' | '.join(cells)} |")
             parts.append("\n".join(lines))
-    return "\n\n".join(parts)
+    return "\n\n".join([*parts, *flag_notes(table)])

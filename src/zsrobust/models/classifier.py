@@ -8,6 +8,7 @@ meaning (traps 2). Features, anchors and logits are float32 whatever the precisi
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -63,7 +64,16 @@ class ImageEncoder(nn.Module):
 
         Args:
             images: (N, 3, H, W) in [0, 1]; upsampled to the model's size where they are of another.
+
+        Raises:
+            UserError: if they have another shape, or are no floats. That they lie in [0, 1] is not
+                checked here: on a GPU every call would have to wait for it.
         """
+        if images.dim() != 4 or images.shape[1] != 3 or not images.is_floating_point():
+            raise UserError(
+                "images must be (N, 3, H, W) floats in [0, 1], got "
+                f"{tuple(images.shape)} of {images.dtype}: bring the channels forward, divide by 255."
+            )
         model = cast(Any, self.model)
         images = self.preprocess.upsample(images.to(model.logit_scale.dtype))
         if images.dtype == torch.float64:
@@ -138,12 +148,16 @@ def render(classnames: Sequence[str], templates: Sequence[str]) -> list[list[str
     """
     if isinstance(classnames, str) or isinstance(templates, str):
         raise UserError("class names and templates are lists of texts, not one text.")
-    if not classnames:
+    if not len(classnames):
         raise UserError("no class names; give at least one.")
+    given: list[object] = [*classnames, *templates]
+    odd = [value for value in given if not isinstance(value, str)]
+    if odd:
+        raise UserError(f"class names and templates are texts, got {odd[0]!r} among them.")
     blank = [str(k) for k, name in enumerate(classnames) if not name.strip()]
     if blank:
         raise UserError(f"class name number {', '.join(blank[:3])} (counted from 0) is blank.")
-    if not templates:
+    if not len(templates):
         raise UserError("no templates; give at least one, for instance 'a photo of a {}.'.")
     for template in templates:
         if template.count("{}") != 1:
@@ -175,7 +189,7 @@ class ZeroShotClassifier(nn.Module):
         templates: for records.
 
     Raises:
-        UserError: if shapes differ, or anchors are not of unit length.
+        UserError: if shapes differ, anchors are not of unit length, or the scale is not > 0.
     """
 
     anchors: Tensor
@@ -196,6 +210,10 @@ class ZeroShotClassifier(nn.Module):
         for what, given in (("groups", groups), ("class names", classnames)):
             if given is not None and len(given) != count:
                 raise UserError(f"{len(given)} {what} for {count} anchors; one each is needed.")
+        if not (math.isfinite(scale) and scale > 0):
+            raise UserError(
+                f"the scale must be a finite number > 0 (CLIP's is about 100), got {scale}."
+            )
         self.encoder = encoder
         self.scale = float(scale)
         self.classnames = None if classnames is None else list(classnames)
@@ -329,7 +347,12 @@ class HeadClassifier(nn.Module):
             raise UserError(
                 f"{path}: not a head (kind {kind!r}, tensors {', '.join(sorted(tensors))})."
             )
-        names = json.loads(metadata["classnames"]) if "classnames" in metadata else None
+        try:
+            names = json.loads(metadata.get("classnames", "null"))
+        except ValueError as error:
+            raise UserError(
+                f"{path}: its class names are not JSON; write the head again."
+            ) from error
         device = next((p.device for p in encoder.parameters()), torch.device("cpu"))
         tensors = {name: tensor.to(device) for name, tensor in tensors.items()}
         if kind == "linear":

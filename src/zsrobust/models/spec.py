@@ -12,16 +12,18 @@ Nothing is downloaded or opened here, but everything that can be refused from th
 
 from __future__ import annotations
 
+import difflib
 import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from zsrobust.errors import UserError, unknown_name
+from zsrobust.errors import UserError, nearest, unknown_name
 
 Kind = Literal["builtin", "hub", "local_dir", "foreign", "run", "named"]
 
 CONFIG_NAME = "open_clip_config.json"
+_PREFIXES = ("hf-hub", "local-dir", "run")
 _FORMS = (
     "ARCH:TAG, hf-hub:ORG/NAME, local-dir:PATH, FILE@BASE, run:DIR, "
     "tiny or a name under ZSROBUST_MODELS"
@@ -63,6 +65,8 @@ def parse_spec(text: str) -> ModelSpec:
             for a tag whose weights were trained with another activation than the architecture has
             (traps 9); for a folder or file that does not exist.
     """
+    if not isinstance(text, str):
+        raise UserError(f"a model spec is a text, got {text!r}; allowed: {_FORMS}.")
     text = text.strip()
     if not text:
         raise UserError(f"an empty model spec; allowed: {_FORMS}.")
@@ -70,20 +74,24 @@ def parse_spec(text: str) -> ModelSpec:
     if foreign is not None:
         return foreign
     prefix, _, rest = text.partition(":")
-    if prefix in ("hf-hub", "local-dir", "run") and ":" in text:
+    if prefix in _PREFIXES and ":" in text:
         if not rest:
             raise UserError(f"nothing stands after {prefix}: in the model spec; allowed: {_FORMS}.")
         if prefix == "hf-hub":
             return _hub(text, rest)
         folder = Path(rest).expanduser()
         if not folder.is_dir():
-            raise UserError(f"{text}: {folder} is not a folder; check the path.")
+            what = (
+                "the folder of a hardening" if prefix == "run" else f"a folder with {CONFIG_NAME}"
+            )
+            raise UserError(f"{text}: {folder} is not a folder; {prefix}: takes {what}.")
         kind: Kind = "run" if prefix == "run" else "local_dir"
         return ModelSpec(kind, text, folder.resolve().name, folder=folder)
     if "@" in text:
         left = text.rpartition("@")[0]
         raise UserError(
-            f"model spec {text!r}: no file {left!r}; FILE@BASE needs a file that exists."
+            f"model spec {text!r}: no file {left!r}; FILE@BASE needs a file that exists, "
+            "check the path."
         )
     if ":" in text:
         return _builtin(text, prefix, rest)
@@ -130,6 +138,14 @@ def _builtin(text: str, arch: str, tag: str) -> ModelSpec:
 
     arch = arch.replace("/", "-")
     if arch not in open_clip.list_models():
+        # "localdir:PATH" is a slip in the form, not an architecture.
+        if difflib.get_close_matches(arch.lower(), _PREFIXES, cutoff=0.6):
+            raise unknown_name("form of a model spec", arch, _PREFIXES)
+        if not nearest(arch, open_clip.list_models()):
+            raise UserError(
+                f"model {text!r}: {arch!r} is neither an architecture of open_clip nor a form; "
+                f"allowed: {_FORMS}."
+            )
         raise unknown_name("architecture", arch, open_clip.list_models())
     cfg = open_clip.get_pretrained_cfg(arch, tag)
     if not cfg:
@@ -177,9 +193,12 @@ def _named(text: str) -> ModelSpec:
         if not tags:
             raise UserError(f"model {text!r}: open_clip has no weights for it; use local-dir:PATH.")
         raise UserError(f"model {text!r} needs a tag: {arch}:TAG, TAG one of {', '.join(tags)}.")
-    if os.environ.get("ZSROBUST_MODELS") is None:
-        hint = f"ZSROBUST_MODELS is not set. Forms: {_FORMS}."
-    else:
-        hint = f"Forms: {_FORMS}."
+    unset = "; ZSROBUST_MODELS is not set" if os.environ.get("ZSROBUST_MODELS") is None else ""
+    if "/" in text or os.sep in text or path.exists():
+        what = f"no file and no folder with {CONFIG_NAME}"
+        raise UserError(f"model {text!r}: {what} is there; check the path, or use {_FORMS}.")
     known = [*folders, *(f"{a}:{t}" for a, t in open_clip.list_pretrained())]
-    raise unknown_name("model", text, known, hint)
+    if nearest(text, known):
+        raise unknown_name("model", text, known, f"Forms: {_FORMS}{unset}.")
+    here = f"known by name: {', '.join(folders)}" if folders else "no model is known by name"
+    raise UserError(f"unknown model {text!r}: {here}{unset}; other forms: {_FORMS}.")

@@ -7,6 +7,7 @@ from pathlib import Path
 from zsrobust import data
 from zsrobust.evaluation.evaluate import evaluate, open_to_measure, plan_to_measure
 from zsrobust.evaluation.table import EvaluationTable
+from zsrobust.files import refuse_file
 from zsrobust.threat import Threat
 from zsrobust.training.loop import harden
 from zsrobust.training.recipe import EvaluatePart, Recipe
@@ -35,6 +36,7 @@ def harden_and_evaluate(
     wanted = recipe.evaluate
     if wanted is not None:
         _check(wanted)
+        refuse_file(Path("results") if results is None else Path(results))
     run = harden(recipe, out, progress=progress)
     if wanted is None or not run.is_first_rank:
         return run, None
