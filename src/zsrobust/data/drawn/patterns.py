@@ -6,6 +6,7 @@ Each takes a pen whose unit is one cell of the pattern and returns the coverage 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -173,5 +174,18 @@ TARGET: dict[str, Pattern] = {
     "woven pattern": woven,
     "marbled pattern": marbled,
 }
-FILLS = ("striped", "dotted", "checkered", "zigzag", "wavy", "grid")
-"""Patterns that shapes are filled with in the web, by their first word."""
+
+
+@dataclass(frozen=True)
+class Ornaments:
+    """Patterns that may stand inside a shape, and faintly behind it, by their first word."""
+
+    fills: tuple[str, ...]
+    behind: tuple[str, ...]
+
+
+ORNAMENTS = Ornaments(
+    ("striped", "dotted", "checkered", "zigzag", "wavy", "grid"), ("striped", "dotted", "checkered")
+)
+SOURCE_ORNAMENTS = Ornaments(("striped", "dotted", "grid", "plaid"), ("striped", "dotted", "grid"))
+"""Without the patterns that are classes of a target: the hardening must not see them even as a fill."""

@@ -32,6 +32,7 @@ from zsrobust.data.drawn.figures import (
     VEHICLES,
     Inks,
 )
+from zsrobust.data.drawn.patterns import ORNAMENTS, Ornaments
 
 FIGURES = {**SHAPES_SOURCE, **SHAPES_TARGET, **THINGS, **ANIMALS, **VEHICLES, **LETTERS, **DIGITS}
 PATTERNS = {**patterns.SOURCE, **patterns.TARGET}
@@ -55,7 +56,9 @@ class Picture:
     captions: list[str]
 
 
-def _background(dice: Dice, size: int, colour: Colour) -> tuple[Field, Field, Field]:
+def _background(
+    dice: Dice, size: int, colour: Colour, ornaments: Ornaments
+) -> tuple[Field, Field, Field]:
     """Return a calm background around one colour: plain, shaded, cloudy, or faintly patterned."""
     x, y = grid(size)
     other = (
@@ -77,7 +80,7 @@ def _background(dice: Dice, size: int, colour: Colour) -> tuple[Field, Field, Fi
         pen = Pen.on(Layer(size), Style()).at(
             scale=dice.number(0.22, 0.4), degrees=dice.number(0, 180)
         )
-        pattern = dice.one((patterns.striped, patterns.dotted, patterns.checkered))
+        pattern = PATTERNS[f"{dice.one(ornaments.behind)} pattern"]
         part = pattern(pen, dice) * np.float32(dice.number(0.3, 0.6))
     red, green, blue = (a + (b - a) * part for a, b in zip(colour, other, strict=True))
     return red, green, blue
@@ -113,6 +116,7 @@ def _place(
     colour: str,
     where: tuple[float, float, float],
     behind: Colour,
+    ornaments: Ornaments,
 ) -> _Placed:
     cx, cy, scale = where
     base = shade(dice, colour)
@@ -128,7 +132,7 @@ def _place(
     inks_main: Paint = base
     fill = None
     if name in OUTLINES and dice.chance(0.3):
-        fill = dice.one(patterns.FILLS)
+        fill = dice.one(ornaments.fills)
         far = [
             n
             for n in COLOURS
@@ -155,26 +159,27 @@ def _soften(rgb: tuple[Field, Field, Field], dice: Dice) -> NDArray[np.uint8]:
     return to_pixels((red, green, blue))
 
 
-def draw(name: str, dice: Dice, size: int) -> Picture:
+def draw(name: str, dice: Dice, size: int, ornaments: Ornaments = ORNAMENTS) -> Picture:
     """Return a picture of one class.
 
     Args:
         name: a class of `FIGURES`, `PATTERNS`, `views.FLAGS` or `views.SCENES`.
         dice: all that varies.
         size: S, side in pixels.
+        ornaments: the patterns that may stand in and behind it.
     """
     if name in PATTERNS:
-        return _pattern(name, dice, size)
+        return _pattern(name, dice, size, ornaments)
     if name in views.SCENES or name in views.FLAGS:
-        return _view(name, dice, size)
+        return _view(name, dice, size, ornaments)
     colour, ground = pair(dice)
     layer = Layer(size)
     scale = dice.number(0.55, 0.88)
     free = max(0.95 - scale, 0.06)
     where = (dice.number(-free, free), dice.number(-free, free), scale)
     behind = shade(dice, ground)
-    background = _background(dice, size, behind)
-    placed = _place(layer, dice, name, colour, where, behind)
+    background = _background(dice, size, behind, ornaments)
+    placed = _place(layer, dice, name, colour, where, behind, ornaments)
     shadow = dice.number(0.25, 0.5) if dice.chance(0.6) else 0.0
     pixels = _soften(lay(layer, background, shadow), dice)
     size_word = "small" if scale < 0.63 else "big" if scale > 0.8 else ""
@@ -197,10 +202,10 @@ def draw_two(names: tuple[str, str], dice: Dice, size: int) -> Picture:
     second = dice.one([n for n in COLOURS if distance(COLOURS[n], COLOURS[ground]) >= 0.22])
     layer = Layer(size)
     behind = shade(dice, ground)
-    background = _background(dice, size, behind)
+    background = _background(dice, size, behind, ORNAMENTS)
     for x, name, colour in ((-0.47, names[0], first), (0.47, names[1], second)):
         where = (x + dice.number(-0.05, 0.05), dice.number(-0.4, 0.4), dice.number(0.42, 0.5))
-        _place(layer, dice, name, colour, where, behind)
+        _place(layer, dice, name, colour, where, behind, ORNAMENTS)
     pixels = _soften(lay(layer, background, dice.number(0, 0.4)), dice)
     left, right = (_article(f"{c} {n}") for c, n in zip((first, second), names, strict=True))
     return Picture(
@@ -214,14 +219,14 @@ def draw_two(names: tuple[str, str], dice: Dice, size: int) -> Picture:
     )
 
 
-def _pattern(name: str, dice: Dice, size: int) -> Picture:
+def _pattern(name: str, dice: Dice, size: int, ornaments: Ornaments) -> Picture:
     first, second = pair(dice, 0.12)
     page = Pen.on(Layer(size), Style())
     pen = page.at(
         dice.number(-0.5, 0.5), dice.number(-0.5, 0.5), dice.number(0.26, 0.5), dice.number(0, 180)
     )
     part = PATTERNS[name](pen, dice)
-    one, two = _background(dice, size, shade(dice, first)), shade(dice, second)
+    one, two = _background(dice, size, shade(dice, first), ornaments), shade(dice, second)
     red, green, blue = (a + (b - a) * part for a, b in zip(one, two, strict=True))
     pixels = _soften((red, green, blue), dice)
     return Picture(
@@ -235,7 +240,7 @@ def _pattern(name: str, dice: Dice, size: int) -> Picture:
     )
 
 
-def _view(name: str, dice: Dice, size: int) -> Picture:
+def _view(name: str, dice: Dice, size: int, ornaments: Ornaments) -> Picture:
     layer = Layer(size)
     if name in views.SCENES:
         page = Pen.on(layer, Style())
@@ -253,7 +258,9 @@ def _view(name: str, dice: Dice, size: int) -> Picture:
     names = _three(dice)
     colours = (shade(dice, names[0]), shade(dice, names[1]), shade(dice, names[2]))
     ground = dice.one([n for n in COLOURS if n not in names])
-    background = _background(dice, size, mixed(shade(dice, ground), (0.75, 0.85, 0.95), 0.4))
+    background = _background(
+        dice, size, mixed(shade(dice, ground), (0.75, 0.85, 0.95), 0.4), ornaments
+    )
     views.flag(layer, dice, views.FLAGS[name], colours)
     pixels = _soften(lay(layer, background, dice.number(0, 0.4)), dice)
     return Picture(

@@ -30,7 +30,13 @@ from zsrobust.errors import unknown_name
 SIZE = 60
 WEB = "web"
 SECTIONS: dict[str, list[str]] = {
-    "source": [*SHAPES_SOURCE, *patterns.SOURCE, *THINGS, *LETTERS],
+    # A letter X is a cross that leans.
+    "source": [
+        *SHAPES_SOURCE,
+        *patterns.SOURCE,
+        *THINGS,
+        *(name for name in LETTERS if name != "letter X"),
+    ],
     "shapes": list(SHAPES_TARGET),
     "patterns": list(patterns.TARGET),
     "animals": list(ANIMALS),
@@ -85,7 +91,9 @@ class DrawnImages:
         dice = Dice(f"zsrobust/{self.seed}/{self.ids[index]}")
         if self.section != WEB:
             classes = SECTIONS[self.section]
-            return draw(classes[index % len(classes)], dice, size)
+            hardens = self.section == "source"
+            ornaments = patterns.SOURCE_ORNAMENTS if hardens else patterns.ORNAMENTS
+            return draw(classes[index % len(classes)], dice, size, ornaments)
         if dice.chance(_TWO):
             names = list(FIGURES)
             return draw_two((dice.one(names), dice.one(names)), dice, size)
