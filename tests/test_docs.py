@@ -85,7 +85,7 @@ def name(block: Block) -> str:
 
 def zsrobust_arguments(words: list[str]) -> list[str] | None:
     """What follows `zsrobust` or `-m zsrobust`; None for another program's command."""
-    if words[0] == "zsrobust":
+    if words[0] in ("zsrobust", ".venv/bin/zsrobust"):
         return words[1:]
     for at in range(len(words) - 1):
         if words[at : at + 2] == ["-m", "zsrobust"]:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from zsrobust.cli import main
 from zsrobust.evaluation.evaluate import evaluate
 from zsrobust.training.recipe import load_recipe
 from zsrobust.workflows.demo import RECIPES
@@ -22,7 +23,13 @@ def run_demo(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     environment = {k: v for k, v in os.environ.items() if k not in names}
     command = [sys.executable, "-m", "zsrobust", "demo", *arguments]
     return subprocess.run(
-        command, cwd=folder, env=environment, capture_output=True, text=True, check=False
+        command,
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=1800,
     )
 
 
@@ -94,9 +101,34 @@ def test_a_second_time_it_only_writes_the_report(demo):
     assert [f.stat().st_mtime_ns for f in models] == before
 
 
-def test_a_wrong_override_is_one_line(tmp_path):
-    ended = run_demo(tmp_path, "evaluate.limt=3")
-    assert ended.returncode == 2
-    assert ended.stderr.count("\n") == 1
-    assert "limit" in ended.stderr
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("evaluate.limt=3", "limit"),
+        ("evaluate.sets=demoo", "demo"),
+        ("evaluate.attacks=[clean, pdg-20]", "pgd-20"),
+        ("evaluate=null", "leave the recipes' evaluate block in"),
+    ],
+)
+def test_a_wrong_override_is_one_line_before_anything_is_trained(
+    override, said, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as stop:
+        main(["demo", override])
+    assert stop.value.code == 2
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1
+    assert said in err
     assert not [*tmp_path.iterdir()]
+
+
+def test_another_folder_is_left_alone(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "thesis").mkdir()
+    (tmp_path / "thesis" / "chapter.tex").write_text("words")
+    with pytest.raises(SystemExit) as stop:
+        main(["demo", "--out", "thesis"])
+    assert stop.value.code == 2
+    assert "chapter.tex" in capsys.readouterr().err
+    assert [f.name for f in (tmp_path / "thesis").iterdir()] == ["chapter.tex"]

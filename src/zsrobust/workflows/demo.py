@@ -22,9 +22,11 @@ from zsrobust.report.build import build_report
 from zsrobust.training.loop import harden
 from zsrobust.training.recipe import load_recipe
 from zsrobust.training.run import Run
+from zsrobust.workflows.harden_and_evaluate import check_evaluation
 
 RECIPES = {"TeCoA": "tiny/tecoa-ft", "FT(Adv.)": "tiny/adv-ft"}
 """Human name -> recipe."""
+FOLDER = "zsrobust-demo"
 _EXAMPLE_ATTACK = "pgd-20"
 
 
@@ -46,7 +48,7 @@ class Demo:
 
 
 def demo(
-    out: str | Path = "zsrobust-demo", overrides: Sequence[str] = (), *, progress: bool = False
+    out: str | Path = FOLDER, overrides: Sequence[str] = (), *, progress: bool = False
 ) -> Demo:
     """Harden, measure and report; everything goes below `out`.
 
@@ -64,11 +66,13 @@ def demo(
     first = recipes["TeCoA"]
     wanted = first.evaluate
     if wanted is None:
-        raise UserError(
-            "recipe tiny/tecoa-ft has lost its evaluate block: install the package anew."
-        )
+        raise UserError("the demo measures what it hardened: leave the recipes' evaluate block in.")
+    check_evaluation(wanted)
+    _refuse_other_folder(folder)
     runs = {
-        label: harden(recipe, folder / "runs" / recipe.name.rpartition("/")[2], progress=progress)
+        label: harden(
+            recipe, folder / "runs" / RECIPES[label].rpartition("/")[2], progress=progress
+        )
         for label, recipe in recipes.items()
     }
     models = [first.model, *runs.values()]
@@ -79,14 +83,22 @@ def demo(
         eps=wanted.eps,
         norm=wanted.norm,
         limit=wanted.limit,
+        templates=wanted.templates,
         out=folder / "results",
         device=first.device,
         progress=progress,
     )
     examples = collect_examples(
-        models, wanted.sets, _EXAMPLE_ATTACK, wanted.eps[0], norm=wanted.norm, device=first.device
+        models,
+        wanted.sets,
+        _EXAMPLE_ATTACK,
+        wanted.eps[0],
+        norm=wanted.norm,
+        templates=wanted.templates,
+        device=first.device,
     )
     labels = {first.model: "CLIP", **{run.spec: label for label, run in runs.items()}}
+    elsewhere = [] if folder == Path(FOLDER) else ["--out", folder.name]
     report = build_report(
         table,
         folder / "report.html",
@@ -101,6 +113,17 @@ def demo(
             "FT(Adv.) is the paper's baseline of adversarial training without texts: the same images, steps "
             "and eps, through a linear layer that is thrown away.",
         ],
-        commands=[shlex.join(["zsrobust", "demo", *overrides])],
+        commands=[shlex.join(["zsrobust", "demo", *overrides, *elsewhere])],
     )
     return Demo(table, labels, report, list(runs.values()))
+
+
+def _refuse_other_folder(folder: Path) -> None:
+    """Refuse a folder that holds anything but an earlier demo."""
+    known = {"runs", "results", "report.html"}
+    found = folder.iterdir() if folder.is_dir() else ()
+    others = sorted(f.name for f in found if f.name not in known and not f.name.startswith("."))
+    if others:
+        raise UserError(
+            f"{folder} holds something else than an earlier demo ({others[0]}): name a new or empty --out."
+        )

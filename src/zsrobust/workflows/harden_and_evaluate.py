@@ -35,7 +35,7 @@ def harden_and_evaluate(
     """
     wanted = recipe.evaluate
     if wanted is not None:
-        _check(wanted)
+        check_evaluation(wanted)
         refuse_file(Path("results") if results is None else Path(results))
     run = harden(recipe, out, progress=progress)
     if wanted is None or not run.is_first_rank:
@@ -55,8 +55,12 @@ def harden_and_evaluate(
     return run, table
 
 
-def _check(wanted: EvaluatePart) -> None:
-    """Refuse what `evaluate` would refuse, so that no hours of training go before it."""
+def check_evaluation(wanted: EvaluatePart) -> None:
+    """Refuse what `evaluate` would refuse, so that no hours of training go before it.
+
+    Raises:
+        UserError: as `evaluate`.
+    """
     for radius in wanted.eps:
         for name in wanted.attacks:
             if name != "clean":
