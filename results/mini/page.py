@@ -111,6 +111,8 @@ def environment() -> str:
     for file in sorted(Path("results/cells").glob("*/environments.jsonl")):
         for line in file.read_text("utf-8").splitlines():
             row = json.loads(line)
+            if "torch" not in row:  # a subset that was complete already: nothing was measured
+                continue
             seen.add(
                 f"zsrobust {row['zsrobust']}, torch {row['torch']}, open_clip {row['open_clip']}, "
                 f"Python {row['python']}, {row['machine']}, {row['device']}, {row['threads']} thread(s), "

@@ -7,7 +7,7 @@ import json
 
 import pytest
 
-from zsrobust.cli.output import percent, print_table, signed
+from zsrobust.cli.output import markdown_table, percent, print_table, signed
 from zsrobust.evaluation.statistics import Interval
 from zsrobust.evaluation.table import EvaluationTable, Row
 
@@ -198,6 +198,46 @@ def test_markdown_holds_the_numbers_of_the_json(zs, model, strangers, hardened):
         assert signed(interval(difference["mean"][column])) in rows[2]
         for row in parsed["rows"]:
             assert percent(interval(row["accuracy"][column])) in rows[1]
+
+
+@pytest.mark.parametrize("count", [3, 5])
+def test_every_two_means_are_compared_while_the_models_are_few(capsys, count):
+    """Of three models the second minus the third stands in both tables; of five none of the six pairs."""
+    right = [[i % k == 0 for i in range(60)] for k in (1, 2, 3, 4, 5)]
+    table = EvaluationTable("sets", {"norm": "linf", "attacks": ["pgd-20"]})
+    for name, outcomes in list(zip("abcde", right, strict=True))[:count]:
+        table.rows.append(
+            Row(
+                model=name,
+                image_set="x",
+                is_source=False,
+                eps=1 / 255,
+                resolution="model",
+                classes=2,
+                templates=["a {}"],
+                ids=[str(i) for i in range(60)],
+                clean=outcomes,
+                robust={"pgd-20": [r and i % 7 > 0 for i, r in enumerate(outcomes)]},
+            )
+        )
+    print_table(table)
+    printed, marked = capsys.readouterr().out, markdown_table(table)
+    lines = [line for line in printed.splitlines() if " b minus c " in line]
+    rows = [line.split("|") for line in marked.splitlines() if line.startswith("| b minus c,")]
+    if count == 5:
+        assert (lines, rows) == ([], [])
+        return
+    differences = {c: table.difference("c", "b", 1 / 255, c) for c in ("clean", "robust")}
+    (line,) = lines
+    assert all(signed(d) in line for d in differences.values())
+    assert differences["clean"].value == pytest.approx(1 / 2 - 1 / 3)
+    heads = [line.split("|") for line in marked.splitlines() if line.startswith("| set |")]
+    for head, row, d in zip(heads, rows, differences.values(), strict=True):
+        assert len(row) == len(head)
+        at = [cell.strip() for cell in row].index(signed(d))
+        assert head[at].strip() == "difference, paired"
+        assert head[at - 1].strip() == "c"
+        assert row[2].strip() == "60"
 
 
 def test_flags_stand_beside_the_numbers_with_a_footnote(zs, model, pets):

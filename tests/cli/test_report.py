@@ -92,17 +92,52 @@ def test_models_are_chosen_and_named(zs, cells, results):
 
 def test_a_run_can_be_given_by_its_folder(zs, cells, hardened, results):
     """Its recipe is shown; alone it holds no cells."""
-    shutil.copytree(hardened.run, "my-run", ignore=shutil.ignore_patterns("model"))
-    base = results[1].models[0]
-    found = zs("report", "results", "my-run", "--model", base)
+    shutil.copytree(hardened.run, "my-run")
+    found = zs("report", "results", "my-run")
     assert found.code == 0, found.err
-    assert "written to my-run" in (cells / "report.html").read_text("utf-8")
+    assert found.err == "report: results/report.html\n"
+    text = (cells / "report.html").read_text("utf-8")
+    assert "written to my-run" in text
+    assert text.count("name: two-steps") == 1  # it and the run that the cells name are one
     assert "runs alone hold no cells" in zs("report", "my-run").mistake()
     Path("my-run/recipe.json").write_text("{}")
     assert (
         "is damaged or was written by another version"
         in zs("report", "results", "my-run").mistake()
     )
+
+
+@pytest.mark.parametrize("noted", [True, False], ids=["noted", "from before the note"])
+def test_a_run_that_did_not_make_the_model_is_not_shown(zs, cells, hardened, results, noted):
+    """Trained anew in its folder since, or never measured: its recipe would explain other numbers."""
+    from safetensors.torch import load_file, save_file
+
+    base, hard = results[1].models
+    run = Path(shutil.copytree(hardened.run, "my-run"))
+    adaptation = run / "model" / "adaptation.json"
+    record = json.loads(adaptation.read_text())
+    assert record["fingerprint"] == results[1].of(hard, 1 / 255)[0].key["weights"]
+    if not noted:
+        del record["fingerprint"]
+        adaptation.write_text(json.dumps(record))
+        # As a run from before the note is: still found to be the model that was measured.
+        found = zs("report", "results", "my-run")
+        assert "is not shown" not in found.err
+        assert "written to my-run" in (cells / "report.html").read_text("utf-8")
+        weights = load_file(run / "model" / "open_clip_model.safetensors")
+        save_file({n: t + 1 for n, t in weights.items()}, run / "model/open_clip_model.safetensors")
+    else:
+        adaptation.write_text(json.dumps({**record, "fingerprint": "0" * 64}))
+    note = "The recipe of run my-run is not shown: its model is none of those measured."
+    found = zs("report", "results", "my-run", "--model", base)
+    assert note in found.err.splitlines()
+    text = (cells / "report.html").read_text("utf-8")
+    assert note in text
+    assert "name: two-steps" not in text
+    shutil.rmtree(run / "model")
+    found = zs("report", "results", "my-run", "--json")
+    (note,) = json.loads(found.out)["notes"]
+    assert note.startswith("The recipe of run my-run is not shown: its model cannot be read")
 
 
 def test_what_is_left_out_is_said(zs, cells, results):

@@ -6,18 +6,19 @@ import copy
 import json
 import math
 from collections.abc import Callable
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, replace
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from zsrobust import attacks
+from zsrobust import attacks, data
 from zsrobust.attacks.outcome import Outcome
 from zsrobust.errors import UserError
 from zsrobust.evaluation import cells
-from zsrobust.evaluation.cells import Cell, Record, cell_key
+from zsrobust.evaluation.cells import Asked, Cell, Record, cell_key
 from zsrobust.models import text_record
 from zsrobust.threat import Threat
 
@@ -316,3 +317,46 @@ def test_a_damaged_record_is_one_line(tmp_path, line):
         stream.write(line + "\n")
     with pytest.raises(UserError, match=r"outcomes\.jsonl"):
         Cell(cell.key, tmp_path)
+
+
+def test_a_subset_is_held_if_every_sample_of_it_is_there(sorted_set):
+    """A prefix of a set's own fixed order, among whatever else; one sample less, or another picture, is not it."""
+    opened = data.open_set(f"folder:{sorted_set}")
+    order = [Record(opened.ids[i], opened.labels[i], f"{i:016}", True, 0.5) for i in opened.order()]
+    rng = np.random.default_rng(3)
+    for count in (1, 7, 23, 50, len(order)):
+        asked = Asked.of((r.id, r.label, r.image) for r in order[:count])
+        assert asked.samples == count
+        for _ in range(5):
+            behind = [r for r in order[count:] if rng.random() < 0.4]
+            there = [*order[:count], *behind]
+            cell = Cell(cell_key(**arguments()), None)
+            for i in rng.permutation(len(there)):
+                cell.add(there[i])
+            assert cell.holds(asked)
+            assert cell.in_order()[:count] == [r.id for r in order[:count]]
+            lost = order[rng.integers(count)]
+            del cell.records[lost.id]
+            assert not cell.holds(asked)
+            cell.add(replace(lost, image="0" * 15 + "x"))
+            assert not cell.holds(asked)
+
+
+def test_what_was_asked_for_is_noted_once(tmp_path):
+    """By a start, or where nothing was missing by a line of its own, which is no machine."""
+    asked, less = Asked.of([("a.png", 0, "a" * 16)]), Asked(1, "b" * 16)
+    cell = Cell(cell_key(**arguments()), tmp_path)
+    cell.begin({"threads": 1, "role": {"model": "m"}, "asked": asked.row()})
+    cell.end()
+    assert not cell.has_older_starts
+    for one in (asked, less, less):
+        cell.note(one)
+    again = Cell(cell.key, tmp_path)
+    assert again.asked == cell.asked == {asked, less}
+    assert len(again.starts) == 2
+    assert again.environments == [{"threads": 1}]
+    assert again.roles == [{"model": "m"}]
+    assert written(tmp_path / "older", A).has_older_starts
+    odd = Cell(cell.key, None)
+    odd.starts = [{"asked": {"samples": "many"}}, {"asked": 5}]
+    assert odd.asked == set()

@@ -24,7 +24,7 @@ from zsrobust.errors import EnvironmentFault, UserError
 from zsrobust.evaluation import EvaluationTable, evaluate
 from zsrobust.evaluation.cells import Record
 from zsrobust.files import folder_lock
-from zsrobust.hashing import image_hash
+from zsrobust.hashing import image_hash, sha256_json
 from zsrobust.models import Clip, ZeroShotClassifier, load_clip
 from zsrobust.preprocess import to_unit
 
@@ -201,6 +201,24 @@ def test_what_is_there_is_not_computed_again(
     assert table.to_json() == measured[0].to_json()
     assert not spy.shapes
     assert {path: path.read_bytes() for path in before} == before
+
+
+def test_what_was_asked_for_is_noted_beside_the_key(tiny_clip, sorted_set, tmp_path, spy):
+    """How many samples, and which: at a start, and where another number turns out to be there already."""
+    opened = data.open_set(f"folder:{sorted_set}")
+    settings = {"attacks": ["pgd-2"], "eps": EPS, "out": tmp_path}
+    for limit, known in ((30, 1), (10, 2), (30, 2), (10, 2), (40, 3)):
+        table = evaluate([tiny_clip], f"folder:{sorted_set}", limit=limit, **settings)
+        for folder in folders(tmp_path).values():
+            noted = [json.loads(line) for line in lines(folder, "environments.jsonl")]
+            assert len(noted) == known
+        assert len(table.rows[0].environments) == 1  # a note alone is no machine
+    assert [one["asked"]["samples"] for one in noted] == [30, 10, 40]
+    assert spy.attacked == {"pgd-2": 40}
+    listed = [
+        [opened.ids[i], opened.labels[i], image_hash(opened.stored(i))] for i in opened.first(10)
+    ]
+    assert noted[1] == {"asked": {"samples": 10, "digest": sha256_json(listed)[:16]}}
 
 
 def test_one_attack_more_computes_that_attack(tiny_clip, sorted_set, results, spy):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -68,7 +69,8 @@ def test_the_image_shown_lies_in_the_ball_and_says_what_broken_says(found, specs
         assert change.max() <= 4 / 255 + 1e-6
         assert change.max() > 0
         assert one.image.shape == example.clean.shape == (16, 16, 3)
-        assert one.broken == (one.said != example.true_class)
+        assert one.broken == (one.said != example.true_class) == (not one.right)
+        assert one.shown == ("breaking query" if one.broken else "last image")
 
 
 def test_probabilities_are_the_classifiers_own(found, specs, sorted_set):
@@ -98,9 +100,71 @@ def test_a_model_that_is_wrong_unattacked_is_not_attacked(found):
     ]
     assert wrong
     for example, one in wrong:
-        assert (one.broken, one.step) == (False, None)
+        assert (one.broken, one.step, one.shown) == (False, None, "clean image")
+        assert (one.right_clean, one.right) == (False, False)
         assert np.allclose(one.image, example.clean / 255, atol=1e-7)
         assert (one.said, one.probability) == (one.said_clean, one.probability_clean)
+
+
+def test_without_early_exit_the_last_image_is_shown_and_said_to_be(specs, sorted_set):
+    """The attack goes on after its first hit, so what it ends with is not what broke the model."""
+    given = {"per_set": 30, "device": "cpu"}
+    spec = f"folder:{sorted_set}"
+    kept = collect_examples(specs[:1], spec, "pgd-5:step=2/255:early_exit=false", EPS, **given)
+    broken = [one for example in kept for one in example.attacked if one.broken]
+    assert any(one.step < 5 for one in broken)
+    assert all(one.shown == "last image" for example in kept for one in example.attacked)
+    for example in kept:
+        (one,) = example.attacked
+        assert one.right == (one.said == example.true_class)
+    last = collect_examples(specs[:1], spec, "pgd-5:judge=last", EPS, **given)
+    for example in last:
+        (one,) = example.attacked
+        assert one.shown == "last image"
+        assert one.step == (5 if one.broken else None)  # judged alone
+        assert one.right != one.broken
+
+
+def test_a_query_is_counted_within_its_start(specs, sorted_set):
+    """With restarts a later start's query 0 is a random start too."""
+    attack = "pgd-1:step=0.001:restarts=30"
+    found = collect_examples(
+        specs[:1], f"folder:{sorted_set}", attack, EPS, per_set=40, device="cpu"
+    )
+    steps = [one.step for example in found for one in example.attacked if one.broken]
+    assert steps
+    assert max(steps) <= 1
+
+
+@pytest.mark.parametrize("duplicates", ["merge", "keep"])
+def test_classes_with_one_text_are_scored_as_an_evaluation_does(
+    predicted, specs, tmp_path, duplicates
+):
+    """merge: either twin is right and the true one named. keep: the first twin is said, and right alone."""
+    most = max({name for _, name in predicted}, key=[name for _, name in predicted].count)
+    other = next(name for _, name in predicted if name != most)
+    files = [file for file, name in predicted if name == most][:8]
+    for k, chosen in enumerate((files[:1], files[1:], [f for f, n in predicted if n == other][:2])):
+        (tmp_path / "twins" / str(k)).mkdir(parents=True)
+        for i, file in enumerate(chosen):
+            shutil.copy(file, tmp_path / "twins" / str(k) / f"{i}.png")
+    name, third = most.replace("_", " "), other.replace("_", " ")
+    (tmp_path / "twins" / "classnames.txt").write_text(f"{name}\n{name.upper()}\n{third}\n")
+    given = {"per_set": 20, "duplicates": duplicates, "device": "cpu"}
+    spec = f"folder:{tmp_path / 'twins'}"
+    found = collect_examples(specs[:1], spec, ATTACK, "0", **given)
+    table = evaluate(specs[:1], spec, ["clean"], duplicates=duplicates, device="cpu")
+    row = table.rows[0]
+    assert [example.id for example in found] == [
+        i for i, right in zip(row.ids, row.clean, strict=True) if right
+    ]
+    seconds = [example for example in found if example.true_class == name.upper()]
+    assert bool(seconds) == (duplicates == "merge")
+    for example in found:
+        (one,) = example.attacked
+        assert one.right_clean
+        assert one.right
+        assert one.said_clean == one.said == example.true_class
 
 
 def test_fewer_are_given_where_fewer_are_right(specs, sorted_set):

@@ -94,12 +94,66 @@ def test_several_seeds_averaged_are_what_the_mean_is_made_of():
     assert averaged.high - averaged.low < min(one.high - one.low for one in single)
 
 
-def test_the_difference_of_identical_outcomes_is_exactly_nothing():
-    """Paired: no noise of resampling is left where the two agree on each sample."""
-    sets = [binary(31, 77), binary(3, 20)]
-    found = paired_difference(sets, [values.copy() for values in sets])
-    assert (found.value, found.low, found.high) == (0.0, 0.0, 0.0)
-    assert found.samples == 97
+def test_two_models_that_never_differ_may_differ_on_other_samples():
+    """The difference is exactly nothing; the bound is Wilson's for 0 of so many, on both sides."""
+    values = binary(31, 77)
+    found = paired_difference([values], [values.copy()])
+    end = Z**2 / (77 + Z**2)
+    assert (found.value, found.samples) == (0.0, 77)
+    assert (found.low, found.high) == pytest.approx((-end, end), abs=1e-12)
+    two = paired_difference([values, binary(3, 77)], [values.copy(), binary(3, 77)])
+    assert two.high == -two.low == pytest.approx(wilson(np.zeros(154)).high, abs=1e-12)
+
+
+@pytest.mark.parametrize("right", [0, 1])
+@pytest.mark.parametrize("count", [1, 20, 200])
+def test_all_wrong_or_all_right_is_no_certainty(right, count):
+    """One set, or several of one size: Wilson's interval of all their samples."""
+    for sets in (1, 5):
+        found = mean_over_sets([np.full(count, float(right))] * sets)
+        pooled = wilson(np.full(sets * count, float(right)))
+        assert found.value == right
+        assert (found.low, found.high) == pytest.approx((pooled.low, pooled.high), abs=1e-12)
+
+
+def test_without_spread_the_smallest_set_decides():
+    """A mean over sets counts a set of ten as much as one of a thousand: the thousand do not vouch for the ten."""
+    found = mean_over_sets([np.zeros(1000), np.zeros(10)])
+    assert found.high == wilson(np.zeros(20)).high > wilson(np.zeros(1010)).high
+    # Truth: 0.05 in the small set shows itself in ten samples less often than not; its mean lies within.
+    assert 0.95**10 > 0.5
+    assert found.low <= 0.05 / 2 <= found.high
+
+
+def test_sets_without_spread_at_other_values():
+    """0% and 100%: each can move one way. A difference of 1 in all can only shrink, by 2 at most a sample."""
+    found = mean_over_sets([np.zeros(50), np.ones(50)])
+    end = wilson(np.zeros(100)).high
+    assert (found.value, found.low, found.high) == pytest.approx((0.5, 0.5 - end, 0.5 + end))
+    third = mean_over_sets([np.full(100, 1 / 3)])  # three seeds that agree on every sample
+    assert (third.low, third.high) == pytest.approx((1 / 3 - end / 3, 1 / 3 + 2 * end / 3))
+    won = paired_difference([np.zeros(100)], [np.ones(100)])
+    assert (won.value, won.low, won.high) == pytest.approx((1.0, 1.0 - 2 * end, 1.0))
+
+
+def test_one_sample_that_differs_brings_the_bootstrap_back():
+    """The design's interval wherever resampling shows anything."""
+    values = [binary(1, 50), np.zeros(50)]
+    draws = sum(statistics._bootstrap_means(v, 0, i) for i, v in enumerate(values)) / 2
+    found = mean_over_sets(values)
+    assert (found.low, found.high) == pytest.approx(tuple(np.percentile(draws, [2.5, 97.5])))
+
+
+def test_the_bound_covers_the_truth_where_nothing_was_seen():
+    """Whatever shares two sets hide: seeing none of them is rare where the mean lies beyond the bound."""
+    small, large = 10, 40
+    end = mean_over_sets([np.zeros(small), np.zeros(large)]).high
+    for share in np.linspace(
+        0, 1, 101
+    ):  # how much of a mean just beyond the bound lies in the small set
+        p, q = 2 * end * share, 2 * end * (1 - share)
+        if max(p, q) <= 1:
+            assert (1 - p) ** small * (1 - q) ** large < 0.05
 
 
 def test_a_paired_difference_is_second_minus_first_and_uses_the_pairs():

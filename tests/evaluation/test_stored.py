@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from zsrobust.attacks.pgd import Pgd
 from zsrobust.errors import UserError
 from zsrobust.evaluation import evaluate
 from zsrobust.evaluation.stored import read_table
+from zsrobust.models import load_clip
+
+# The module: its name in the package stands for the function.
+evaluation = importlib.import_module("zsrobust.evaluation.evaluate")
 
 ATTACKS = ["pgd-3", "cw-margin-2"]
 
@@ -113,28 +120,140 @@ def test_a_radius_is_chosen(measured):
         read_table([measured[0]], eps=[2 / 255])
 
 
-def test_only_samples_that_all_cells_have_are_compared(cells, specs, measured):
-    """Twelve of one attack's lines are cut off: the first eight are left, for every column, and that is said."""
-    _, table = measured
-    file = _cell(cells, "pgd-3", 1 / 255, table.of(specs[1], 1 / 255)[0].key["weights"])
+def cut(file: Path, count: int) -> None:
+    """Leave the first lines, those of the samples that were known first."""
     lines = (file / "outcomes.jsonl").read_text().splitlines(keepends=True)
-    (file / "outcomes.jsonl").write_text("".join(lines[:8]))
+    assert len(lines) > count
+    (file / "outcomes.jsonl").write_text("".join(lines[:count]))
+
+
+def unnote(root: Path) -> None:
+    """Make cells as they were before starts noted what they asked for."""
+    for file in root.glob("cells/*/environments.jsonl"):
+        rows = [json.loads(line) for line in file.read_text().splitlines()]
+        rows = [{k: v for k, v in row.items() if k != "asked"} for row in rows]
+        file.write_text("".join(json.dumps(row) + "\n" for row in rows if row))
+
+
+def test_a_set_whose_evaluation_was_stopped_is_left_out(cells, specs, measured):
+    """What is known first broke first: the eight records that all cells share are no sample of the set."""
+    _, table = measured
+    whole = table.of(specs[1], 4 / 255)[0]
+    file = _cell(cells, "pgd-3", 4 / 255, whole.key["weights"])
+    cut(file, 8)
+    known = {json.loads(line)["id"] for line in (file / "outcomes.jsonl").open()}
+    early = [r for i, r in zip(whole.ids, whole.robust["pgd-3"], strict=True) if i in known]
+    assert sum(early) / len(early) < whole.accuracy("pgd-3").value  # what must not be reported
     stored = read_table([cells])
-    kept = {json.loads(line)["id"] for line in lines[:8]}
-    for row in stored.table.rows:
-        assert set(row.ids) == kept if row.eps == 1 / 255 else len(row.ids) == 20
-    assert stored.notes == ["pets at eps 1/255: 8 of 20 samples are common to all cells."]
+    assert stored.table.radii == [1 / 255]
+    assert all(len(row.ids) == 20 for row in stored.table.rows)
+    (note,) = stored.notes
+    assert note.startswith(
+        "pets at eps 4/255 is left out: not every cell (8 to 20 samples) holds all"
+    )
+    assert "start the evaluation again" in note
+    with pytest.raises(UserError, match=r"nothing to report: pets at eps 4/255 is left out"):
+        read_table([cells], eps=[4 / 255])
 
 
-def test_a_sample_whose_image_changed_in_between_is_not_compared(cells, specs, measured):
-    """Same id, other bytes: two models saw two pictures."""
+def test_a_stopped_evaluation_is_reported_once_it_has_gone_on(
+    specs, sorted_set, tmp_path, monkeypatch
+):
+    """Stopped in the second model's attack after ten outcomes: nothing; then the evaluation's own numbers."""
+    attack, given = evaluation.attack_chunks, {"eps": "4/255", "attacks": ["pgd-3"], "slots": 5}
+
+    def stops(*arguments: Any, **options: Any) -> Any:
+        for count, outcome in enumerate(attack(*arguments, **options)):
+            if count == 10:
+                raise KeyboardInterrupt
+            yield outcome
+
+    measure(specs[:1], sorted_set, tmp_path, **given)
+    with monkeypatch.context() as patch:
+        patch.setattr(evaluation, "attack_chunks", stops)
+        with pytest.raises(KeyboardInterrupt):
+            measure(specs, sorted_set, tmp_path, **given)
+    with pytest.raises(UserError, match=r"nothing to report: .* \(10 to 20 samples\)"):
+        read_table([tmp_path])
+    table = measure(specs, sorted_set, tmp_path, **given)
+    stored = read_table([tmp_path])
+    assert stored.notes == []
+    assert [row.robust for row in stored.table.rows] == [row.robust for row in table.rows]
+
+
+def test_a_smaller_number_that_all_cells_hold_stands_in(specs, sorted_set, tmp_path):
+    """The first six, measured before; not the ten that the cells share, nor what else is there."""
+    given = {"eps": "4/255", "limit": 6}
+    table = measure(specs, sorted_set, tmp_path, **given)
+    measure(specs, sorted_set, tmp_path, **{**given, "limit": 20})
+    cut(_cell(tmp_path, "pgd-3", 4 / 255, table.rows[1].key["weights"]), 10)
+    stored = read_table([tmp_path])
+    assert [row.ids for row in stored.table.rows] == [row.ids for row in table.rows]
+    assert [row.robust for row in stored.table.rows] == [row.robust for row in table.rows]
+    assert [row.clean for row in stored.table.rows] == [row.clean for row in table.rows]
+    (note,) = stored.notes
+    assert note.startswith("pets at eps 4/255: the first 6 samples, not the 20 asked for")
+
+
+def test_many_records_are_no_complete_subset(specs, sorted_set, tmp_path):
+    """Fifteen of twenty: not the first twelve, though they are fewer; once these are there, they are."""
+    measure(specs, sorted_set, tmp_path, eps="4/255")
+    whole = read_table([tmp_path]).table.rows[1]
+    file = _cell(tmp_path, "pgd-3", 4 / 255, whole.key["weights"])
+    missing = {*whole.ids[:3], *whole.ids[18:]}
+    lines = (file / "outcomes.jsonl").read_text().splitlines(keepends=True)
+    kept = [line for line in lines if json.loads(line)["id"] not in missing]
+    (file / "outcomes.jsonl").write_text("".join(kept))
+    measure(specs[:1], sorted_set, tmp_path, eps="4/255", limit=12)
+    with pytest.raises(UserError, match="nothing to report"):
+        read_table([tmp_path])
+    table = measure(specs, sorted_set, tmp_path, eps="4/255", limit=12)
+    stored = read_table([tmp_path]).table
+    assert [row.ids for row in stored.rows] == [row.ids for row in table.rows]
+    assert [row.robust for row in stored.rows] == [row.robust for row in table.rows]
+
+
+def test_cells_without_the_number_asked_for_are_taken_if_they_agree(
+    cells, specs, measured, sorted_set
+):
+    """The same samples everywhere, in the fixed order: said once. A number noted later changes nothing."""
+    _, table = measured
+    unnote(cells)
+    for _ in range(2):
+        stored = read_table([cells])
+        assert stored.table.to_json()["means"] == read_table([measured[0]]).table.to_json()["means"]
+        (note,) = stored.notes
+        assert note.startswith(
+            "Measured before evaluations noted how many samples they asked for: pets."
+        )
+        measure(specs, sorted_set, cells, limit=5)
+    cut(_cell(cells, "pgd-3", 4 / 255, table.rows[0].key["weights"]), 19)
+    stored = read_table([cells], eps=[4 / 255])
+    assert all(len(row.ids) == 5 for row in stored.table.rows)
+
+
+@pytest.mark.parametrize("drop", ["an attack's", "everywhere"])
+def test_cells_without_the_number_asked_for_are_left_out_otherwise(cells, specs, measured, drop):
+    """A sample that one cell lacks; one lacking in all of them moves those of its class behind it."""
+    row = measured[1].of(specs[0], 4 / 255)[0]
+    unnote(cells)
+    one = [_cell(cells, "pgd-3", 4 / 255, row.key["weights"])]
+    for file in one if drop == "an attack's" else cells.glob("cells/*"):
+        lines = (file / "outcomes.jsonl").read_text().splitlines(keepends=True)
+        kept = [line for line in lines if json.loads(line)["id"] != row.ids[1]]
+        (file / "outcomes.jsonl").write_text("".join(kept))
+    with pytest.raises(UserError, match="nothing to report: pets at eps 4/255 is left out"):
+        read_table([cells], eps=[4 / 255])
+
+
+def test_a_sample_whose_image_changed_in_between_spoils_the_subset(cells, specs, measured):
+    """Same id, other bytes: two models saw two pictures, and dropping one may drop what did not break."""
     file = _cell(cells, "clean", None, measured[1].of(specs[0], 1 / 255)[0].key["weights"])
     lines = (file / "outcomes.jsonl").read_text().splitlines(keepends=True)
     changed = {**json.loads(lines[0]), "image": "0" * 16}
     (file / "outcomes.jsonl").write_text("".join([json.dumps(changed) + "\n", *lines[1:]]))
-    stored = read_table([cells])
-    assert all(changed["id"] not in row.ids and len(row.ids) == 19 for row in stored.table.rows)
-    assert len(stored.notes) == 2
+    with pytest.raises(UserError, match=r"nothing to report: .* 1/255 .* 4/255 is left out"):
+        read_table([cells])
 
 
 def _cell(root: Path, attack: str, eps: float | None, weights: str) -> Path:
@@ -220,7 +339,7 @@ def test_a_noted_source_enters_no_mean(cells):
         ({"duplicates": "keep"}, "pets was measured with duplicates"),
         ({"precision": "bf16"}, "pets was measured with precision"),
         ({"norm": "l2", "eps": 0.5}, "hold linf and l2, two threats: choose one with norm"),
-        ({"seed": 1}, r"two cells of .* at eps 1/255 that differ in seed or settings"),
+        ({"seed": 1}, "pets was measured with seed 0 and 1: a report is of one"),
     ],
 )
 def test_two_ways_to_measure_are_not_put_in_one_table(cells, specs, sorted_set, settings, message):
@@ -230,9 +349,59 @@ def test_two_ways_to_measure_are_not_put_in_one_table(cells, specs, sorted_set, 
         read_table([cells])
 
 
+def test_two_models_under_two_seeds_are_not_compared(specs, sorted_set, tmp_path):
+    """Their differences would hold the noise of two attacks."""
+    for spec, seed in zip(specs, (0, 1), strict=True):
+        measure([spec], sorted_set, tmp_path, eps="1/255", limit=3, seed=seed)
+    with pytest.raises(UserError, match="pets was measured with seed 0 and 1"):
+        read_table([tmp_path])
+
+
+def test_two_models_under_two_versions_of_an_attack_are_not_compared(
+    specs, sorted_set, tmp_path, monkeypatch
+):
+    """One name, two attacks: at each eps on its own."""
+    given = {"limit": 3, "attacks": ["pgd-3"]}
+    measure(specs, sorted_set, tmp_path, eps="4/255", **given)
+    measure(specs[:1], sorted_set, tmp_path, eps="1/255", **given)
+    monkeypatch.setattr(Pgd, "version", 2)
+    measure(specs[1:], sorted_set, tmp_path, eps="1/255", **given)
+    with pytest.raises(
+        UserError, match=r"pgd-3 at eps 1/255 was run with version (1 and 2|2 and 1)"
+    ):
+        read_table([tmp_path])
+    assert len(read_table([tmp_path], eps=[4 / 255]).table.rows) == 2
+
+
+def test_two_image_rules_of_one_model_are_not_put_in_one_table(cells, specs, sorted_set):
+    """Equal weights, two ways to see: the later clean cell does not take the place of the other."""
+    clip = load_clip(specs[0])
+    clip.preprocess = replace(clip.preprocess, mean=(0.4, 0.5, 0.5))
+    measure([clip], sorted_set, cells, attacks=["clean"], limit=3)
+    with pytest.raises(
+        UserError, match=r"pets holds two clean cells of one model, with preprocess: mean "
+    ):
+        read_table([cells])
+
+
+def test_an_attack_on_another_image_rule_is_not_put_beside_the_clean_cell(cells, specs, sorted_set):
+    """The clean cell is one model's, the attacked one another's."""
+    clip = load_clip(specs[0])
+    clip.preprocess = replace(clip.preprocess, mean=(0.4, 0.5, 0.5))
+    measure([clip], sorted_set, cells, attacks=["pgd-1"], eps="1/255", limit=3)
+    for file in cells.glob("cells/*/cell.json"):
+        content = json.loads(file.read_text())
+        if content["threat"] is None and content["preprocess"]["mean"][0] == 0.4:
+            shutil.rmtree(file.parent)
+    with pytest.raises(
+        UserError, match=r"pets: pgd-1 at eps 1/255 and the clean cell differ in preprocess"
+    ):
+        read_table([cells])
+
+
 def test_a_norm_can_be_chosen(cells, specs, sorted_set):
-    """Where the cells hold both."""
-    measure(specs[:1], sorted_set, cells, norm="l2", eps=0.5, limit=3)
+    """Where the cells hold both; another seed of the other norm is no matter."""
+    measure(specs[:1], sorted_set, cells, norm="l2", eps=0.5, limit=3, seed=1)
     assert read_table([cells], norm="linf").table.radii == [1 / 255, 4 / 255]
     stored = read_table([cells], norm="l2")
     assert (stored.table.request["norm"], stored.table.radii) == ("l2", [0.5])

@@ -10,6 +10,7 @@ from zsrobust.errors import UserError
 from zsrobust.evaluation.table import EvaluationTable, Row
 
 EPS = 1 / 255
+FOUR = ["1111", "1110", "0110", "0100"]
 
 
 def row(model: str, image_set: str, clean: str, eps: float | None = EPS, **attacks: str) -> Row:
@@ -92,10 +93,43 @@ def test_a_difference_by_hand():
 
 
 def test_a_model_does_not_differ_from_its_equal():
-    """The same outcomes: 0, and the interval is a point."""
+    """The same outcomes: 0; four samples do not show that no other would differ."""
     whole = table(row("a", "x", "1010", weak="1000"), row("b", "x", "1010", weak="1000"))
     found = whole.difference("a", "b", EPS, "robust")
-    assert (found.value, found.low, found.high) == (0, 0, 0)
+    none_of_four = row("a", "x", "0000").accuracy("clean")
+    assert (found.value, found.low, found.high) == (0, -none_of_four.high, none_of_four.high)
+
+
+def test_every_two_models_are_compared_in_the_json():
+    """To the first one as ever; then the others with each other, the earlier minus the later."""
+    whole = table(
+        *(row(model, "x", clean, weak=clean) for model, clean in zip("abcd", FOUR, strict=True)),
+        *(
+            row(model, "source", clean, weak=clean)
+            for model, clean in zip("abcd", FOUR, strict=True)
+        ),
+    )
+    out = whole.to_json()["differences"]
+    pairs = [("b", "a"), ("c", "a"), ("d", "a"), ("b", "c"), ("b", "d"), ("c", "d")]
+    assert [(one["model"], one["minus"]) for one in out] == pairs
+    for one in out:
+        expected = whole.difference(one["minus"], one["model"], EPS, "weak")
+        assert one["mean"]["weak"] == expected.row()
+        assert one["per_set"]["x"]["clean"] == expected.row()  # one set is its own mean
+        assert set(one["per_set"]) == {"x", "source"}
+        assert (one["eps"], one["sets"]) == (EPS, 1)
+    assert [one["mean"]["clean"]["value"] for one in out] == [-0.25, -0.5, -0.75, 0.25, 0.5, 0.25]
+
+
+def test_pairs_are_shown_to_people_while_the_models_are_few():
+    """Of five models there would be six pairs beside the four differences to the first."""
+    rows = [row(model, "x", "10", weak="10") for model in "abcde"]
+    assert table(*rows[:4]).shown_pairs(EPS) == [("b", "c"), ("b", "d"), ("c", "d")]
+    assert table(*rows).shown_pairs(EPS) == []
+    assert len(table(*rows).other_pairs(EPS)) == 6
+    assert table(*rows[:2]).other_pairs(EPS) == []
+    # A model that was not measured at an eps has no difference there.
+    assert table(*rows[:2], row("c", "x", "10", eps=2 / 255, weak="10")).other_pairs(EPS) == []
 
 
 def test_other_samples_have_no_difference():

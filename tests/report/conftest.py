@@ -83,20 +83,24 @@ def example(
     rng = np.random.default_rng([ord(letter) for letter in image_set])
     clean = rng.integers(0, 256, (side, side, 3), dtype=np.uint8)
     near = np.clip(clean / 255 + EPS * rng.choice([-1, 1], clean.shape), 0, 1).astype(np.float32)
-    says = [(true_class, "square", True, 3), (true_class, true_class, False, None)]
-    says += [("square", "square", False, None)]
+    says = [(true_class, "square", True, 3, "breaking query")]
+    says += [(true_class, true_class, False, None, "last image")]
+    says += [("square", "square", False, None, "clean image")]
     attacked = [
         AttackedExample(
             model=model,
             image=near if before == true_class else (clean / 255).astype(np.float32),
+            shown=shown,
             said_clean=before,
             probability_clean=0.9,
+            right_clean=before == true_class,
             said=after,
             probability=0.6,
+            right=after == true_class,
             broken=broken,
             step=step,
         )
-        for model, (before, after, broken, step) in zip(MODELS, says, strict=True)
+        for model, (before, after, broken, step, shown) in zip(MODELS, says, strict=True)
     ]
     return Example(
         image_set=image_set,

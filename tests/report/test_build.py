@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import html
+import json
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from zsrobust.errors import UserError
 from zsrobust.evaluation.table import EvaluationTable
 from zsrobust.report import build_report
+from zsrobust.report.summary import summarise
 from zsrobust.training.recipe import parse_recipe
 from zsrobust.training.run import Run
 
@@ -88,7 +93,7 @@ def test_the_page_holds_the_numbers_of_the_table(built, toy_table):
     whole = toy_table.to_json()
     assert [name.split("200 images")[0] for name in shown][:-1] == SETS
     wanted: dict[str, list[list[float]]] = {}
-    minus = {d["model"]: d for d in whole["differences"]}
+    minus = {d["model"]: d for d in whole["differences"] if d["minus"] == MODELS[0]}
     for column in ("clean", "robust"):
         for model in MODELS:
             of_model = [r for r in whole["rows"] if r["model"] == model]
@@ -104,6 +109,30 @@ def test_the_page_holds_the_numbers_of_the_table(built, toy_table):
     for name, cells in shown.items():
         key = "mean" if name.startswith("mean of 6 sets") else name.split("200 images")[0]
         assert [numbers(cell) for cell in cells] == wanted[key]
+
+
+def test_every_two_models_are_compared(built, toy_table):
+    """A table of the means' differences, and a sentence on the models that are not the first."""
+    _, page = built
+    (shown,) = (t for t in page.tables if t[0][0] == "models")
+    assert shown[0] == ["models", "right on clean images", "right under attack"]
+    pairs = [(1, 0), (2, 0), (1, 2)]
+    assert len(shown) == 1 + len(pairs)
+    for (a, b), (name, *cells) in zip(pairs, shown[1:], strict=True):
+        assert name == f"{LABELS[MODELS[a]]} minus {LABELS[MODELS[b]]}"
+        for column, cell in zip(("clean", "robust"), cells, strict=True):
+            d = toy_table.difference(MODELS[b], MODELS[a], EPS, column)
+            assert numbers(cell) == rounded(d.value, d.low, d.high)
+    (summary,) = summarise(toy_table, LABELS)
+    assert f"{summary.pairs[0].sentence}." in " ".join(page.text.split())
+
+
+def test_two_models_need_no_table_of_pairs(tmp_path):
+    """What is to be said stands in the table of the sets."""
+    rows = [r for r in table().rows if r.model in MODELS[:2]]
+    _, page = build(EvaluationTable("x", table().request, rows), tmp_path)
+    assert not [t for t in page.tables if t[0][0] == "models"]
+    assert "against FT" not in page.text
 
 
 def test_the_headline_and_the_tiles_hold_the_means(built, toy_table):
@@ -239,7 +268,8 @@ def test_clean_alone_says_nothing_of_attacks(tmp_path):
     clean = table(eps=None, attacks=[])
     clean.request |= {"attacks": [], "eps": []}
     text, page = build(clean, tmp_path)
-    assert len(page.tables) == 1
+    assert [t[0][0] for t in page.tables] == ["set", "models"]
+    assert len(page.tables[1][1]) == 2  # no column of attacks
     assert len(page.tables[0][2]) == 1 + len(MODELS)
     assert "clean images only" in page.text
     assert "Clean against robust" not in page.text
@@ -269,6 +299,8 @@ def test_flags_stand_at_their_numbers_and_are_explained(tmp_path, built):
     marked = len(re.findall(r'<sup><a href="#flag-few-samples"', text))
     wide = sum(c in ("clean", "robust") for r in few.rows for c in _wide(r))
     assert marked == wide > 0
+    assert f"({marked} numbers)" in page.text
+    assert f"few-samples on {marked} numbers" in page.text
     assert "the 95% interval is wider than 15 points" in page.text
     assert "raise --limit" in page.text
     silent, _ = built
@@ -282,18 +314,38 @@ def _wide(of: Any) -> set[str]:
 
 def test_examples_show_pictures_and_answers(tmp_path, toy_table, toy_examples):
     """Broken, held, and wrong before any attack."""
-    _, page = build(toy_table, tmp_path, examples=toy_examples[:1])
+    text, page = build(toy_table, tmp_path, examples=toy_examples[:1])
     words = " ".join(page.text.split())
     assert "the first image of its fixed order that CLIP gets right unattacked" in words
     assert "demo/shapes, sample 0007, 3 classes; pgd-20 at linf, eps 4/255" in words
     assert "under attack, broken at query 3" in words
     assert "under attack, held to the end" in words
+    captions = re.findall(r"<figcaption>(attacked image|last image)</figcaption>", text)
+    assert captions == [
+        "attacked image",
+        "last image",
+    ]  # what broke the first model; where the second held
     assert "wrong before any attack: not attacked" in words
     assert "perturbation ×31.88" in words  # noqa: RUF001 - 1 / (2 * 4/255)
     pictures = [a for t, a in page.tags if t == "img"]
     assert len(pictures) == 5
     assert all(a["alt"] for a in pictures)
     assert all((a["width"], a["height"]) == ("128", "128") for a in pictures)
+
+
+def test_examples_claim_no_more_than_is_known(tmp_path, toy_table, toy_examples):
+    """Broken on the way, right again at the end; and a class with a twin's name that was right all the same."""
+    first, second, _ = toy_examples[0].attacked
+    gone_on = replace(first, shown="last image", said="circle", right=True)
+    twin = replace(second, said_clean="disc", said="disc")
+    one = replace(toy_examples[0], attacked=[gone_on, twin])
+    text, page = build(toy_table, tmp_path, examples=[one])
+    words = " ".join(page.text.split())
+    assert "under attack, broken at query 3; the last image:✓ right: circle" in words
+    assert words.count("✓ right: disc") == 2
+    assert "✗" not in re.findall(r"<article.*?</article>", text, flags=re.DOTALL)[0]
+    assert "<figcaption>attacked image</figcaption>" not in text
+    assert "query 0 is the random start itself" in words
 
 
 def test_plots_and_tables_can_be_read_without_sight(built):
@@ -346,6 +398,119 @@ def test_the_protocol_holds_every_setting(tmp_path, toy_table):
         assert wanted in words, wanted
 
 
+@pytest.mark.parametrize("labels", [LABELS, None])
+def test_the_page_tells_no_folder(tmp_path, labels):
+    """Runs below the page's folder from there, others by their name; the same for specs, labels and notes."""
+    (tmp_path / "out").mkdir()
+    inside, outside = tmp_path / "out" / "runs" / "tecoa", tmp_path / "elsewhere" / "adv"
+    specs = dict(
+        zip(MODELS, ["local-dir:/models/clip", f"run:{inside}", f"run:{outside}"], strict=True)
+    )
+    rows = [type(r)(**{**_fields(r), "model": specs[r.model]}) for r in table().rows]
+    examples = [
+        replace(e, attacked=[replace(a, model=specs[a.model]) for a in e.attacked])
+        for e in (example(name) for name in SETS)
+    ]
+    recipe = {"name": "toy", "model": specs[MODELS[0]], "source": {"set": "mini/nowhere"}}
+    recipe = parse_recipe({**recipe, "optimiser": {"lr": 0.001}})
+    text, page = build(
+        EvaluationTable("demo", table().request, rows),
+        tmp_path / "out",
+        labels=None if labels is None else {specs[m]: name for m, name in labels.items()},
+        examples=examples,
+        runs=[Run(inside, recipe), Run(outside, recipe)],
+        notes=[
+            f"x is left out: not measured yet for run:{tmp_path}/gone/late, {specs[MODELS[1]]}."
+        ],
+    )
+    assert str(tmp_path) not in text
+    assert "/models" not in text
+    words = " ".join(page.text.split())
+    for shown in ("local-dir:clip", "run:runs/tecoa", "run:adv"):
+        assert f" {shown} " in words
+    assert "written to runs/tecoa" in words
+    assert "written to adv" in words
+    assert "not measured yet for run:late, run:runs/tecoa." in words
+    assert "model: local-dir:clip" in words
+
+
+def test_sets_named_by_their_folders_do_not_tell_them(tmp_path):
+    """Two of one name have their specs as titles; and a recipe may name its images so."""
+    sets = [f"folder:{tmp_path}/elsewhere/{part}/val" for part in "ab"] + [SETS[0]]
+    rows = [row(model, name) for model in MODELS for name in sets]
+    recipe = {"name": "toy", "model": "mini-clip", "source": {"set": f"folder:{tmp_path}/source"}}
+    recipe["evaluate"] = {"sets": f"mini/gtsrb,wds:{tmp_path}/tars", "eps": "1/255"}
+    run = Run(tmp_path / "toy", parse_recipe({**recipe, "optimiser": {"lr": 0.001}}))
+    (tmp_path / "out").mkdir()
+    given = EvaluationTable("x", table().request, rows)
+    text, page = build(given, tmp_path / "out", runs=[run])
+    assert str(tmp_path) not in text
+    names = [cells[0].split("200 images")[0] for cells in page.tables[0][2:-1]]
+    assert names == ["folder:val (1)", "folder:val (2)", SETS[0]]
+    assert "set: folder:source" in text
+    assert "sets: mini/gtsrb,wds:tars" in text
+    assert [r.image_set for r in given.rows] == sets * 3  # the caller's table is as it was
+
+
+def test_runs_of_one_name_outside_keep_apart(tmp_path):
+    """Their labels are alike, and so are their specs as the page shows them: their places are added."""
+    specs = {MODELS[0]: "mini-clip", MODELS[1]: "run:/a/run", MODELS[2]: "run:/b/run"}
+    rows = [type(r)(**{**_fields(r), "model": specs[r.model]}) for r in table().rows]
+    _, page = build(EvaluationTable("x", table().request, rows), tmp_path, labels=None)
+    assert page.tables[0][1] == ["mini-clip", "run:run (2)", "run:run (3)"] * 2
+
+
+def _fields(of: Any) -> dict[str, Any]:
+    return {name: getattr(of, name) for name in of.__dataclass_fields__}
+
+
+def test_a_recipe_says_what_null_stood_for(tmp_path, toy_table):
+    """A value where it has one, words where not; it stays a recipe that trains the same."""
+    given = {
+        "name": "toy",
+        "model": "mini-clip",
+        "source": {"set": "mini/nowhere"},
+        "validation": {},
+        "threat": {"eps": 4 / 255},
+        "optimiser": {"lr": 0.001},
+        "evaluate": {"sets": "mini", "eps": "1/255"},
+    }
+    shown = {}
+    for name, log in (("tecoa", True), ("adv", True), ("tecoa", False)):
+        recipe = parse_recipe({**given, "objective": {"name": name}})
+        run = Run(tmp_path / f"{name} {log}", recipe)
+        if log:
+            run.folder.mkdir()
+            start = {"event": "start", "steps": 500, "threads": 3, "templates": ["a {}."]}
+            run.log.write_text(json.dumps(start) + "\n")
+        text, page = build(toy_table, tmp_path, runs=[run])
+        recipe_text = html.unescape(re.findall(r"<pre>(name: toy.*?)</pre>", text, re.DOTALL)[0])
+        assert not re.search(r": null$", recipe_text, re.MULTILINE)
+        again = parse_recipe(yaml.safe_load(recipe_text))
+        assert again.step_size() == recipe.step_size()
+        shown[name, log] = yaml.safe_load(recipe_text), recipe_text, page.text
+    values, words, page_text = shown["tecoa", True]
+    assert values["adversary"]["step_size"] == 4 / 255
+    assert values["schedule"]["warmup"] == 50
+    assert (values["threads"], values["source"]["templates"]) == (3, ["a {}."])
+    assert values["validation"]["set"] == "mini/nowhere"
+    assert "temperature: null  # the model's own, 1 / exp(logit scale)" in words
+    assert "head_start: null  # no head" in words
+    assert "linear head" not in page_text
+    values, words, page_text = shown["adv", True]
+    assert values["objective"]["head_start"] == "random"
+    assert "temperature: null  # none" in words
+    assert "its linear head starts at random, is trained along" in page_text
+    values, words, _ = shown["tecoa", False]
+    assert "warmup: null  # min(1000, 10% of the steps)" in words
+    assert "threads: null  # as they were" in words
+
+
+def test_intervals_are_explained(built):
+    """What stands in where resampling shows nothing is said."""
+    assert "Where every set's values are equal among themselves" in built[1].text
+
+
 def test_the_same_table_gives_the_same_file(built, tmp_path, toy_table, toy_examples):
     """No clock, no random id."""
     again, _ = build(toy_table, tmp_path, examples=toy_examples)
@@ -355,7 +520,7 @@ def test_the_same_table_gives_the_same_file(built, tmp_path, toy_table, toy_exam
 def test_models_keep_apart_whatever_they_are_called(tmp_path, toy_table):
     """Two models under one label: the specs stand in; without labels the short names."""
     _, page = build(toy_table, tmp_path, labels=dict.fromkeys(MODELS, "CLIP"))
-    assert [f"{m}:" in page.text for m in MODELS[1:]] == [True, True]
+    assert page.tables[0][1] == ["mini-clip", "run:tecoa", "run:adv"] * 2
     _, page = build(toy_table, tmp_path, labels=None)
     heads = page.tables[0][1]
     assert heads == ["mini-clip", "tecoa", "adv"] * 2

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 
+import numpy as np
 import pytest
 
-from zsrobust.evaluation.statistics import Interval
+from zsrobust.evaluation.statistics import Interval, wilson
 from zsrobust.evaluation.table import EvaluationTable
 from zsrobust.report.summary import (
     between,
     describe_plan,
+    flag_places,
     label_models,
     percent,
     points,
@@ -47,7 +49,12 @@ def test_a_gain_that_excludes_zero_is_said_to_be_one(toy_table):
         f"TeCoA: {percent(first)} → {percent(own)} of the images stay right under attack "
         f"({points(gain.value)} points {points_between(gain)}); clean accuracy "
     )
-    assert len(summary.headlines) == 2
+    pair = {c: toy_table.difference(MODELS[2], MODELS[1], EPS, c) for c in ("clean", "robust")}
+    assert summary.headlines[2:] == [
+        f"TeCoA against FT(Adv.): clean {points(pair['clean'].value)} {points_between(pair['clean'])}, "
+        f"robust {points(pair['robust'].value)} {points_between(pair['robust'])} points"
+    ]
+    assert pair["clean"].low > 0
     remark = summary.remarks[0]
     assert (remark.kind, remark.title) == ("good", "TeCoA against CLIP")
     assert "excludes zero" in remark.text
@@ -68,11 +75,37 @@ def test_a_loss_and_no_difference_are_said_as_well():
         EvaluationTable("x", table().request, [*twin, *same]), {**LABELS, "twin": "Twin"}
     )
     assert equal.remarks[0].kind == "care"
-    assert "0.0 points [0.0, 0.0], includes zero: none is shown" in equal.remarks[0].text
+    # 1,200 samples on which the two agree do not show that they always do.
+    end = wilson(np.zeros(1200)).high
+    none = f"0.0 points [{points(-end)}, {points(end)}], includes zero: none is shown"
+    assert none in equal.remarks[0].text
 
 
 def _fields(of) -> dict:
     return {name: getattr(of, name) for name in of.__dataclass_fields__}
+
+
+def test_pairs_beyond_the_first_are_said_while_the_models_are_few(toy_table):
+    """Two models have none; of five there would be six."""
+    two = EvaluationTable("x", table().request, [r for r in table().rows if r.model in MODELS[:2]])
+    assert summarise(two, LABELS)[0].pairs == []
+    more = [f"model {i}" for i in range(2)]
+    rows = [
+        type(r)(**{**_fields(r), "model": m}) for m in more for r in toy_table.of(MODELS[2], EPS)
+    ]
+    many = EvaluationTable("x", table().request, [*toy_table.rows, *rows])
+    assert summarise(many, {**LABELS, **dict.fromkeys(more, "M")})[0].pairs == []
+    four = EvaluationTable("x", table().request, [*toy_table.rows, *rows[: len(SETS)]])
+    assert len(summarise(four, {**LABELS, "model 0": "M"})[0].pairs) == 3
+
+
+def test_flags_of_attacks_count_at_the_number_that_carries_their_mark(toy_table):
+    """Two attacks with few samples are one marked number, with both reasons."""
+    few = EvaluationTable("x", table().request, [row(MODELS[0], SETS[0], samples=20)])
+    places = flag_places(few, EPS, LABELS)["few-samples"]
+    assert len(places) == sum("few-samples" in few.rows[0].flags_at(c) for c in ("clean", "robust"))
+    assert places[-1].startswith(f"CLIP on {SETS[0]}, robust: pgd-20: its interval is ")
+    assert "; cw-margin-20: its interval is " in places[-1]
 
 
 def test_one_model_alone_is_said_with_its_intervals():
@@ -112,7 +145,8 @@ def test_flags_are_said_with_what_they_mean():
     texts = {remark.title: remark for remark in summary.remarks}
     flags = texts["2 kinds of flag are raised"]
     assert flags.kind == "care"
-    assert "few-samples on" in flags.text
+    # Clean and robust are the numbers that the page marks; the attack's own cell is not shown.
+    assert "few-samples on 2 numbers" in flags.text
     assert "weak-attack on 1 number: a stronger attack would most likely break more" in flags.text
     assert texts["The worst case counts"].kind == "plain"
 

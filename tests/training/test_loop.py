@@ -64,6 +64,17 @@ def test_a_run_writes_what_it_says_and_moves_only_the_image_tower(base, tmp_path
     assert (record["adaptation"], record["base"]) == ("full", base["model"])
 
 
+@pytest.mark.parametrize(
+    "settings", [{}, {"precision": "fp64"}, {"objective": {"name": "adv"}}, {"select": "best"}]
+)
+def test_a_model_notes_the_fingerprint_that_its_cells_will_have(base, tmp_path, settings):
+    """In memory after training as after loading, whatever it was trained in."""
+    held_out = {**base["validation"], "every": "epoch"}
+    run = harden(parse_recipe({**base, "validation": held_out, **settings}), tmp_path / "run")
+    record = json.loads((run.model / "adaptation.json").read_text())
+    assert record["fingerprint"] == load_clip(run.spec).fingerprint != record["base_fingerprint"]
+
+
 def test_plain_open_clip_loads_the_hardened_model(base, tmp_path):
     """local-dir: with the same features as ours."""
     import open_clip

@@ -39,7 +39,10 @@ def signed(interval: Interval) -> str:
 
 
 def print_table(table: EvaluationTable) -> None:
-    """Print one table an eps: a row a model and set, the mean, and the difference to the first model."""
+    """Print one table an eps: a row a model and set, the mean, and the difference to the first model.
+
+    Of up to four models the differences of the others' means to each other follow.
+    """
     from rich import box
     from rich.console import Console
     from rich.table import Table
@@ -106,6 +109,15 @@ def print_table(table: EvaluationTable) -> None:
                     style="bold",
                 )
             shown.add_section()
+        for first, second in table.shown_pairs(eps):
+            rows = table.of(first, eps)
+            shown.add_row(
+                f"{first} minus {second}",
+                f"mean of {len(rows)} sets",
+                "paired",
+                *(signed(table.difference(second, first, eps, c)) for c in columns),
+                style="bold",
+            )
         console.print(shown)
     attacks = ", ".join(table.request["attacks"])
     if attacks:
@@ -130,7 +142,9 @@ def flag_notes(table: EvaluationTable) -> list[str]:
 def markdown_table(table: EvaluationTable) -> str:
     """Return the table as Markdown: a row a set, the models side by side, with paired differences.
 
-    One table an eps for clean accuracy and one for the union; the first model is compared with.
+    One table an eps for clean accuracy and one for the union; the first model is compared with. Of up to four
+    models the differences of the others' means to each other stand below the mean, each in the column of
+    its later model.
     """
     from zsrobust.threat import format_eps
 
@@ -178,6 +192,15 @@ def markdown_table(table: EvaluationTable) -> str:
                 for model in others:
                     cells.append(f"**{percent(table.mean(model, eps, column))}**")
                     cells.append(f"**{signed(table.difference(base, model, eps, column))}**")
+                lines.append(f"| {' | '.join(cells)} |")
+            for first, second in table.shown_pairs(eps):
+                own = table.of(first, eps)
+                cells = [""] * len(head)
+                cells[0] = f"{first} minus {second}, mean of {len(own)} sets"
+                cells[1] = str(sum(len(r.ids) for r in own))
+                cells[3 + 2 * table.models.index(second)] = signed(
+                    table.difference(second, first, eps, column)
+                )
                 lines.append(f"| {' | '.join(cells)} |")
             parts.append("\n".join(lines))
     return "\n\n".join([*parts, *flag_notes(table)])

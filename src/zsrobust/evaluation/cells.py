@@ -7,16 +7,22 @@ it, so that a larger `--limit` adds to what is there. On disk a cell is a folder
         cell.json             the key's content, in words
         outcomes.jsonl        one line a sample, flushed as it is known; a torn last line is dropped
         environments.jsonl    one line a start: versions, device, threads (outside the key only rounding may
-                              differ), and the role: the model's spec and place, whether the set was the source
+                              differ); the role: the model's spec and place, whether the set was the source;
+                              and what was asked for: how many samples, and a digest of them
+
+Outcomes are written as they are known, so what is broken early comes first: a cell that is not complete yet is
+no sample of the set. What was asked for stands beside the key so that a reader knows what complete means.
 """
 
 from __future__ import annotations
 
+import hashlib
 import math
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from zsrobust.errors import UserError
 from zsrobust.files import JsonLines, read_json_lines, remove_partials, write_json
@@ -149,6 +155,24 @@ class Record:
         return {field.name: value for field, value in values if value != field.default}
 
 
+class Asked(NamedTuple):
+    """A subset that a start asked for: a prefix of the set's fixed order."""
+
+    samples: int
+    digest: str
+    """First 16 hex digits of the SHA-256 over id, label and image hash of each sample, in the fixed order."""
+
+    @classmethod
+    def of(cls, samples: Iterable[tuple[str, int, str]]) -> Asked:
+        """Return what stands for these samples: (id, label, image hash) each, in the fixed order."""
+        listed = [list(sample) for sample in samples]
+        return cls(len(listed), sha256_json(listed)[:16])
+
+    def row(self) -> dict[str, Any]:
+        """Return it as JSON."""
+        return {"samples": self.samples, "digest": self.digest}
+
+
 _RECORD_TYPES: dict[str, Any] = {
     "id": str,
     "label": int,
@@ -183,8 +207,8 @@ class Cell:
         self.folder = None if root is None else root / "cells" / key.digest[:16]
         self.records: dict[str, Record] = {}
         self.starts: list[dict[str, Any]] = []
-        """What was noted at each start: the machine, and the role ("model", its "position" among those asked
-        for, whether the set was "source"), which older cells lack."""
+        """What was noted at each start: the machine; the role ("model", its "position" among those asked for,
+        whether the set was "source"); what was asked for (`Asked`). Older cells lack role and asked."""
         self._lines: JsonLines | None = None
         if self.folder is not None and (self.folder / "cell.json").is_file():
             self._read(self.folder)
@@ -225,10 +249,45 @@ class Cell:
         """Versions, device and threads, each once."""
         found: list[dict[str, Any]] = []
         for start in self.starts:
-            machine = {key: value for key, value in start.items() if key != "role"}
-            if machine not in found:
+            machine = {key: value for key, value in start.items() if key not in ("role", "asked")}
+            if machine and machine not in found:
                 found.append(machine)
         return found
+
+    @property
+    def asked(self) -> set[Asked]:
+        """The subsets that starts asked for."""
+        rows = [start["asked"] for start in self.starts if isinstance(start.get("asked"), dict)]
+        pairs = [(row.get("samples"), row.get("digest")) for row in rows]
+        # What was changed by hand stands for no subset.
+        return {Asked(n, d) for n, d in pairs if isinstance(n, int) and isinstance(d, str)}
+
+    @property
+    def has_older_starts(self) -> bool:
+        """Whether records may be from a start that noted no number asked for."""
+        return not self.starts or any("asked" not in start for start in self.starts)
+
+    def in_order(self) -> list[str]:
+        """Return the ids of all records in the set's fixed order (`ImageSet.order`), as far as they tell it.
+
+        Samples that are missing move those behind them. A prefix of the fixed order that is here whole stands
+        in front as it is, whatever else is here: within its class each other record comes later.
+        """
+        by_hash = sorted(self.records, key=lambda name: hashlib.sha256(name.encode()).digest())
+        taken: Counter[int] = Counter()
+        turns = []
+        for name in by_hash:
+            label = self.records[name].label
+            turns.append((taken[label], label, name))
+            taken[label] += 1
+        return [name for _, _, name in sorted(turns)]
+
+    def holds(self, asked: Asked) -> bool:
+        """Whether every sample of a subset has a record here, of that very label and image."""
+        if len(self.records) < asked.samples:
+            return False
+        first = [self.records[name] for name in self.in_order()[: asked.samples]]
+        return Asked.of((record.id, record.label, record.image) for record in first) == asked
 
     def valid(self, sample_id: str, label: int, image: str) -> bool:
         """Whether there is a record of this very sample: same id, label and image bytes."""
@@ -247,6 +306,15 @@ class Cell:
         with JsonLines(self.folder / "environments.jsonl") as lines:
             lines.append(dict(start))
         self._lines = JsonLines(self.folder / "outcomes.jsonl")
+
+    def note(self, asked: Asked) -> None:
+        """Note a subset that was asked for and is complete already, unless a start has noted it."""
+        if asked in self.asked:
+            return
+        self.starts.append({"asked": asked.row()})
+        if self.folder is not None:
+            with JsonLines(self.folder / "environments.jsonl") as lines:
+                lines.append({"asked": asked.row()})
 
     def add(self, record: Record) -> None:
         """Keep a record, and flush its line."""

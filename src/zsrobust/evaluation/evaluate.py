@@ -32,7 +32,7 @@ from zsrobust.attacks.engine import (
 )
 from zsrobust.attacks.outcome import Outcome
 from zsrobust.errors import UserError, unknown_name
-from zsrobust.evaluation.cells import Cell, Record, attacked_columns, cell_key
+from zsrobust.evaluation.cells import Asked, Cell, Record, attacked_columns, cell_key
 from zsrobust.evaluation.table import EvaluationTable, Row
 from zsrobust.files import folder_lock
 from zsrobust.hashing import image_hash, sha256_json
@@ -450,7 +450,12 @@ def _measure(
     todo = {key: missing(cell) for key, cell in cells.items()}
     clean_todo = missing(clean_cell)
     # The key knows a model by its weights alone; a report wants its name, its place, and the set's role.
-    here = {**environment(request), "role": role}
+    # Nor does it know the subset, and records alone do not tell a whole subset from one on its way.
+    asked = Asked.of((image_set.ids[i], labels[i], hashes[image_set.ids[i]]) for i in indices)
+    here = {**environment(request), "role": role, "asked": asked.row()}
+    for cell, left in [(clean_cell, clean_todo), *((cells[key], todo[key]) for key in cells)]:
+        if not left:
+            cell.note(asked)
     if clean_todo:
         keep = len(clean_todo) * len(classifier.anchors) * 4 <= _LOGITS_KEPT
         clean_cell.begin(here)

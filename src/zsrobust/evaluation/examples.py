@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -34,6 +34,8 @@ if TYPE_CHECKING:
     from zsrobust.attacks.engine import Duplicates
     from zsrobust.data import ImageSet
 
+Shown = Literal["clean image", "breaking query", "last image"]
+
 _LOOKED_AT = 16  # samples at a time, until enough are found
 
 
@@ -44,19 +46,26 @@ class AttackedExample:
     model: str
     """The model's spec."""
     image: NDArray[Any]
-    """(H, W, 3), float in [0, 1] or uint8: the query that broke the model, else the last one; the clean image
-    where the model was wrong before any attack, since clean mistakes are not attacked."""
+    """(H, W, 3), float in [0, 1] or uint8; what it is stands in `shown`."""
+    shown: Shown
+    """"breaking query": the query that broke the model. "last image": what the attack came to in the end, where
+    it broke nothing or went on after it had (no early exit); the model may be right or wrong on it. "clean
+    image": the model was wrong before any attack, and clean mistakes are not attacked."""
     said_clean: str
-    """The class it gave the clean image."""
+    """The class it gave the clean image; of classes with one text the true one, else the first."""
     probability_clean: float
     """The probability it gave that class."""
+    right_clean: bool
+    """Whether that is right under the duplicates rule, as an evaluation scores it."""
     said: str
     """The class it gave `image`."""
     probability: float
+    right: bool
+    """Whether that is right, as above."""
     broken: bool
     """Right on the clean image and wrong on a judged query inside the threat set."""
     step: int | None
-    """Number of the query that broke it, from 0; None if none did."""
+    """Number of the query that broke it, from 0, counted within its restart or target; None if none did."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -237,26 +246,50 @@ def _attack(
         duplicates=duplicates,
         keep_images=True,
     )
-    after = images if outcome.image is None else outcome.image[None].to(images.device)
-    said_clean, probability_clean = _answer(model, images)
-    said, probability = _answer(model, after)
+    shown: Shown = "clean image"
+    after = images
+    if outcome.image is not None:
+        # The engine hands over the breaking query where a sample leaves at once, else the attack's `final`.
+        at_once = plan_to_measure(attack, threat).early_exit
+        shown = "breaking query" if outcome.broken and at_once else "last image"
+        after = outcome.image[None].to(images.device)
+    before, then = (_answer(model, pixels, label, duplicates) for pixels in (images, after))
     return AttackedExample(
         model=name,
         image=after[0].permute(1, 2, 0).cpu().numpy(),
-        said_clean=said_clean,
-        probability_clean=probability_clean,
-        said=said,
-        probability=probability,
+        shown=shown,
+        said_clean=before.said,
+        probability_clean=before.probability,
+        right_clean=before.right,
+        said=then.said,
+        probability=then.probability,
+        right=then.right,
         broken=outcome.broken,
-        step=outcome.step,
+        step=outcome.step if outcome.step_within is None else outcome.step_within,
     )
 
 
-def _answer(model: ZeroShotClassifier, images: Tensor) -> tuple[str, float]:
-    """Return the class that the model gives one image, and its probability among the text groups."""
-    groups = Groups.of(model.groups, len(model.anchors), model.anchors.device)
+class _Answer(NamedTuple):
+    said: str
+    probability: float
+    right: bool
+
+
+def _answer(
+    model: ZeroShotClassifier, images: Tensor, label: int, duplicates: Duplicates
+) -> _Answer:
+    """Return the class that the model gives one image, its probability among the text groups, and if it is right.
+
+    Classes with one text cannot be told apart: "merge" names the true one where it is among them, "keep" the
+    first one, as published numbers have it.
+    """
+    device = model.anchors.device
+    groups = Groups.of(model.groups, len(model.anchors), device)
     with torch.no_grad(), evaluating(model), full_precision():
-        probabilities = groups.reduce(model(images))[0].double().softmax(0)
+        logits = model(images)
+    right, _ = judge_logits(logits, torch.tensor([label], device=device), groups, duplicates)
+    probabilities = groups.reduce(logits)[0].double().softmax(0)
     best = int(probabilities.argmax())
     names = model.classnames or []
-    return names[int(groups.representative[best])], float(probabilities[best])
+    said = label if bool(right) else int(groups.representative[best])
+    return _Answer(names[said], float(probabilities[best]), bool(right))

@@ -3,6 +3,10 @@
 All are 95%. They are conditional on these sets and, for one seed, on that training run: they say how far
 another draw of images from the same sets would move the number, and nothing else.
 
+The bootstrap resamples what was seen. Where every set's values are equal among themselves (all right, all
+wrong; two models that never differ) each resample is the same, and the interval would be a point: certainty
+from a few images. There, and only there, a bound for what was never seen stands in (`_without_spread`).
+
 Values are one number a sample: 1 right, 0 wrong (several seeds: the mean over them).
 """
 
@@ -68,15 +72,25 @@ def _wilson(right: int, count: int) -> Interval:
 def mean_over_sets(sets: Sequence[Values], seed: int = 0) -> Interval:
     """Return the unweighted mean over sets; interval by bootstrap over samples within sets.
 
+    Where no set has two different values, the interval is that of `_without_spread`; for sets of n samples
+    each, k sets at 0% (or all at 100%) have Wilson's interval of 0 (or all) right of k n.
+
     Args:
-        sets: one array a set, each of at least one sample, in a fixed order.
+        sets: one array a set, each of at least one sample, in a fixed order; values in [0, 1].
         seed: of the 10,000 draws.
 
     Raises:
         ValueError: for no sets, or one without samples.
     """
+    return _mean_over_sets(sets, seed, lowest=0.0)
+
+
+def _mean_over_sets(sets: Sequence[Values], seed: int, *, lowest: float) -> Interval:
+    """Return the mean and its interval; no value can lie outside [lowest, 1]."""
     if not sets:
         raise ValueError("mean over no sets")
+    if all(len(values) and (values == values[0]).all() for values in sets):
+        return _without_spread(sets, lowest)
     draws = sum(_bootstrap_means(values, seed, i) for i, values in enumerate(sets)) / len(sets)
     value = float(np.mean([values.mean() for values in sets]))
     return _percentiles(value, np.asarray(draws), sum(len(values) for values in sets))
@@ -84,6 +98,9 @@ def mean_over_sets(sets: Sequence[Values], seed: int = 0) -> Interval:
 
 def paired_difference(first: Sequence[Values], second: Sequence[Values], seed: int = 0) -> Interval:
     """Return mean(second) - mean(first) over sets, by paired bootstrap over the same samples.
+
+    Where no set has two different differences, the interval is that of `_without_spread`; two models that
+    agree on all of k sets of n samples each have 0 +- w, w the upper end of Wilson's interval of 0 of k n.
 
     Args:
         first: one array a set.
@@ -95,7 +112,26 @@ def paired_difference(first: Sequence[Values], second: Sequence[Values], seed: i
     """
     if [len(a) for a in first] != [len(b) for b in second]:
         raise ValueError("a paired difference needs the same samples on both sides")
-    return mean_over_sets([b - a for a, b in zip(first, second, strict=True)], seed)
+    differences = [b - a for a, b in zip(first, second, strict=True)]
+    return _mean_over_sets(differences, seed, lowest=-1.0)
+
+
+def _without_spread(sets: Sequence[Values], lowest: float) -> Interval:
+    """Return the mean of sets whose values are equal within each, with a bound for values never seen.
+
+    Let set i of k, all of whose n_i samples have the value c_i, hold a share p_i of samples with other values.
+    They move the mean up by at most sum p_i (1 - c_i) / k. Seeing none of them has the probability
+    prod (1 - p_i)^n_i, about exp(-sum p_i n_i): what bounds sum p_i n_i bounds the mean, and it moves most
+    where one set takes the whole sum, the one with the largest (1 - c_i) / (k n_i). So the end is the largest
+    (1 - c_i) w(k n_i), w(n) = z^2 / (n + z^2) being the upper end of Wilson's interval of 0 of n. Downwards
+    alike. Sets of one size count as if pooled, and a small one is not hidden behind larger ones.
+    """
+    value = float(np.mean([values[0] for values in sets]))
+    wilsons = [_wilson(0, len(sets) * len(values)).high for values in sets]
+    up = max((1.0 - values[0]) * end for values, end in zip(sets, wilsons, strict=True))
+    down = max((values[0] - lowest) * end for values, end in zip(sets, wilsons, strict=True))
+    samples = sum(len(values) for values in sets)
+    return Interval(value, max(lowest, value - float(down)), min(1.0, value + float(up)), samples)
 
 
 def _bootstrap_means(values: Values, seed: int, stream: int) -> Values:

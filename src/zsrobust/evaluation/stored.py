@@ -2,20 +2,24 @@
 
 A table compares like with like: one norm, one way to measure each set, and at each eps the attacks, sets and
 samples that all its models have. What is left out for that is said in the notes, never dropped in silence.
+
+Samples are a subset that an evaluation asked for and that every cell compared holds whole. A cell of an
+evaluation that was stopped or still runs holds what was known first, and that is what broke first: neither its
+records nor what it shares with other cells is a sample of the set.
 """
 
 from __future__ import annotations
 
 import json
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from zsrobust import data
 from zsrobust.errors import UserError, unknown_name
-from zsrobust.evaluation.cells import PROTOCOL, Cell, CellKey, attacked_columns
+from zsrobust.evaluation.cells import PROTOCOL, Asked, Cell, CellKey, attacked_columns
 from zsrobust.evaluation.table import EvaluationTable, Row
 from zsrobust.hashing import sha256_json
 from zsrobust.threat import format_eps
@@ -56,34 +60,43 @@ def read_table(
 
     Raises:
         UserError: if a folder holds no cells, a cell is damaged, a name is unknown, a set was measured in
-            several ways (templates, resolution, ...), or nothing is left.
+            several ways (templates, resolution, seed, ...), an attack was run in several, or nothing is left.
     """
     notes: list[str] = []
     cells = _read(folders, notes)
     names = _model_names(cells)
     chosen = _choose_models(cells, names, models)
     cells = [cell for cell in cells if cell.key.content["weights"] in chosen]
-    titles = _set_titles(cells)
-    _refuse_mixed(cells, titles)
     found = {threat["norm"] for cell in cells if (threat := cell.key.content["threat"])}
     if norm is not None and norm not in found:
         raise unknown_name("norm in these cells", norm, found)
     if norm is None and len(found) > 1:
         raise UserError("these cells hold linf and l2, two threats: choose one with norm.")
-    clean, attacked = _index(cells, titles, norm)
-    held = list(dict.fromkeys(radius for _, _, radius, _ in attacked))
+    cells = [cell for cell in cells if norm in (None, _norm(cell)) or _eps(cell) is None]
+    held = {radius for cell in cells if (radius := _eps(cell)) is not None}
     for wanted in eps:
         if wanted not in held:
             there = ", ".join(format_eps(r) for r in sorted(held)) or "none"
             raise UserError(f"no cell at eps {format_eps(wanted)}; there: {there}.")
+    cells = [cell for cell in cells if not eps or _eps(cell) in (None, *eps)]
+    titles = _set_titles(cells)
+    _refuse_mixed(cells, titles)
+    clean, attacked = _index(cells, titles)
     radii: list[float | None] = [*(eps or sorted(held))] or [None]
     order = _set_order(titles.values())
     is_source = _sources(cells, titles, sources)
 
     suite = _suite_of([title for title in order if title not in is_source])
     table = EvaluationTable(suite, _request(cells, radii, norm or next(iter(found), None)))
+    older: list[str] = []
     for radius in radii:
-        table.rows += _rows(radius, order, chosen, names, clean, attacked, is_source, notes)
+        table.rows += _rows(radius, order, chosen, names, clean, attacked, is_source, notes, older)
+    if older:
+        notes.append(
+            f"Measured before evaluations noted how many samples they asked for: "
+            f"{', '.join(dict.fromkeys(older))}. There all cells hold the same samples, in the fixed order; "
+            "they are taken for all that was asked for."
+        )
     models_in_order = [names[weights] for weights in chosen]
     table.rows.sort(key=lambda row: (models_in_order.index(row.model), order.index(row.image_set)))
     if not table.rows:
@@ -91,6 +104,16 @@ def read_table(
     table.request["attacks"] = list(dict.fromkeys(a for row in table.rows for a in row.robust))
     given = {name: names[weights] for name, weights in zip(models, chosen, strict=False)}
     return Stored(table, notes, given)
+
+
+def _norm(cell: Cell) -> str | None:
+    threat = cell.key.content["threat"]
+    return None if threat is None else str(threat["norm"])
+
+
+def _eps(cell: Cell) -> float | None:
+    threat = cell.key.content["threat"]
+    return None if threat is None else float(threat["eps"])
 
 
 def _read(folders: Iterable[str | Path], notes: list[str]) -> list[Cell]:
@@ -203,10 +226,13 @@ def _refuse_mixed(cells: list[Cell], titles: dict[str, str]) -> None:
         "resolution": lambda content: content["preprocess"].get("resolution"),
         "duplicates": lambda content: content["duplicates"],
         "precision": lambda content: content["precision"],
+        "seed": lambda content: content["seed"],
     }
     for name, read in what.items():
         ways.clear()
         for cell in cells:
+            if name == "seed" and _eps(cell) is None:  # clean cells have none
+                continue
             ways[_identity(cell)].add(json.dumps(read(cell.key.content)))
         for identity, values in ways.items():
             if len(values) > 1:
@@ -220,23 +246,67 @@ Clean = dict[tuple[str, str], Cell]  # (weights, set)
 Attacked = dict[tuple[str, str, float, str], Cell]  # (weights, set, eps, attack)
 
 
-def _index(cells: list[Cell], titles: dict[str, str], norm: str | None) -> tuple[Clean, Attacked]:
+def _index(cells: list[Cell], titles: dict[str, str]) -> tuple[Clean, Attacked]:
+    """Return the cells by what they are; what two cells of one place differ in is refused.
+
+    An attack must be the same for all models and sets, its version included; and what is attacked must be the
+    model that the clean cell is of, image rule and texts included.
+    """
     clean: Clean = {}
     attacked: Attacked = {}
+    plans: dict[tuple[str, float], Mapping[str, Any]] = {}
     for cell in cells:
         content = cell.key.content
-        weights, title, threat = content["weights"], titles[_identity(cell)], content["threat"]
-        if threat is None:
+        weights, title, eps = content["weights"], titles[_identity(cell)], _eps(cell)
+        attack = str(content["attack"]["name"])
+        if eps is None:
+            _refuse_second(clean.get((weights, title)), cell, f"{title} holds two clean cells")
             clean[weights, title] = cell
-        elif norm in (None, threat["norm"]):
-            key = (weights, title, float(threat["eps"]), str(content["attack"]["name"]))
-            if key in attacked:
-                raise UserError(
-                    f"{title} holds two cells of {key[3]} at eps {format_eps(key[2])} that differ in seed or "
-                    "settings: a report is of one; measure each into a folder of its own."
-                )
-            attacked[key] = cell
+            continue
+        where = f"{attack} at eps {format_eps(eps)}"
+        plan = plans.setdefault((attack, eps), content["attack"])
+        if plan != content["attack"]:
+            raise UserError(
+                f"{where} was run with {_differences(plan, content['attack'])}: a report is of one; measure "
+                "each into a folder of its own."
+            )
+        key = (weights, title, eps, attack)
+        _refuse_second(attacked.get(key), cell, f"{title} holds two cells of {where}")
+        attacked[key] = cell
+    for (weights, title, eps, attack), cell in attacked.items():
+        base = clean.get((weights, title))
+        if base is not None and _measured_as(base) != _measured_as(cell):
+            what = _differences(_measured_as(base), _measured_as(cell))
+            raise UserError(
+                f"{title}: {attack} at eps {format_eps(eps)} and the clean cell differ in {what}; measure each "
+                "into a folder of its own."
+            )
     return clean, attacked
+
+
+def _refuse_second(first: Cell | None, second: Cell, what: str) -> None:
+    if first is not None:
+        differing = _differences(first.key.content, second.key.content)
+        raise UserError(
+            f"{what} of one model, with {differing}: a report is of one; measure each into a folder of its own."
+        )
+
+
+def _measured_as(cell: Cell) -> dict[str, Any]:
+    """Return what a clean cell and the attacks on the same model share."""
+    return {name: cell.key.content[name] for name in ("preprocess", "texts")}
+
+
+def _differences(a: Mapping[str, Any], b: Mapping[str, Any]) -> str:
+    """Return what differs, "step_size 0.1 and 0.2, version 1 and 2"; of tables what differs in them."""
+    found = []
+    for name in sorted(a.keys() | b.keys()):
+        one, other = a.get(name), b.get(name)
+        if isinstance(one, Mapping) and isinstance(other, Mapping) and one != other:
+            found.append(f"{name}: {_differences(one, other)}")
+        elif one != other:
+            found.append(f"{name} {json.dumps(one)} and {json.dumps(other)}")
+    return ", ".join(found)
 
 
 def _set_order(titles: Iterable[str]) -> list[str]:
@@ -303,6 +373,7 @@ def _rows(
     attacked: Attacked,
     is_source: set[str],
     notes: list[str],
+    older: list[str],
 ) -> list[Row]:
     """Return the rows at one eps: the attacks, sets and samples that all models there have."""
     where = "" if radius is None else f" at eps {format_eps(radius)}"
@@ -335,11 +406,25 @@ def _rows(
             missing = ", ".join(names[weights] for weights in models if weights not in here)
             notes.append(f"{title}{where} is left out: not measured yet for {missing}.")
             continue
-        ids, most = _common([[base, *whole.values()] for base, whole in here.values()])
-        if len(ids) < most:
-            notes.append(f"{title}{where}: {len(ids)} of {most} samples are common to all cells.")
-        if not ids:
+        found = _subset([[base, *whole.values()] for base, whole in here.values()])
+        if found is None:
+            counts = [
+                len(c.records) for base, whole in here.values() for c in (base, *whole.values())
+            ]
+            notes.append(
+                f"{title}{where} is left out: not every cell ({min(counts)} to {max(counts)} samples) holds all "
+                "that an evaluation asked for, and what is known first is no fair sample; start the evaluation "
+                "again, it goes on with what is missing."
+            )
             continue
+        ids = found.ids
+        if len(ids) < found.most:
+            notes.append(
+                f"{title}{where}: the first {len(ids)} samples, not the {found.most} asked for, which not "
+                "every cell holds; start the evaluation again for all."
+            )
+        if found.older:
+            older.append(title)
         for weights, (base, whole) in here.items():
             key = base.key.content
             by_model[weights].append(
@@ -360,13 +445,53 @@ def _rows(
     return [row for rows in by_model.values() for row in rows]
 
 
-def _common(columns: list[list[Cell]]) -> tuple[list[str], int]:
-    """Return the ids that all cells hold with one label and image, and the most that any cell holds."""
+class _Subset(NamedTuple):
+    """The samples that are compared."""
+
+    ids: list[str]
+    """In the fixed order."""
+    most: int
+    """The largest number that any start asked for."""
+    older: bool
+    """Whether no start of theirs noted what it asked for."""
+
+
+def _subset(columns: list[list[Cell]]) -> _Subset | None:
+    """Return the largest subset asked for that every cell holds whole; None if there is none.
+
+    A smaller number that all cells hold from an earlier evaluation stands in for a larger one on its way; the
+    records that they happen to share do not, for these are the ones that broke first.
+
+    Args:
+        columns: the cells of each model, its clean cell in front.
+    """
     cells = [cell for column in columns for cell in column]
-    first, *others = cells
-    ids = []
-    for sample, record in first.records.items():
-        same = (cell.records.get(sample) for cell in others)
-        if all(r is not None and (r.label, r.image) == (record.label, record.image) for r in same):
-            ids.append(sample)
-    return ids, max(len(cell.records) for cell in cells)
+    asked = {one for cell in cells for one in cell.asked}
+    whole = [one for one in asked if all(cell.holds(one) for cell in cells)]
+    best = max(whole, default=None)
+    most = max((one.samples for one in asked), default=0)
+    first = _older_subset(columns)
+    if first is not None and (best is None or len(first) > best.samples):
+        return _Subset(first, max(most, len(first)), older=True)
+    return None if best is None else _Subset(cells[0].in_order()[: best.samples], most, older=False)
+
+
+def _older_subset(columns: list[list[Cell]]) -> list[str] | None:
+    """Return the samples of cells that starts without a number asked for left, if they can be trusted.
+
+    All cells must hold the same samples, and the clean ones in the fixed order, in which the clean pass writes:
+    an attack that was stopped lacks some, and a missing sample moves those behind it.
+    """
+    cells = [cell for column in columns for cell in column]
+    if not all(cell.has_older_starts for cell in cells):
+        return None
+    held = {Asked.of(_samples(cell)) for cell in cells}
+    if len(held) > 1 or any(list(base.records) != base.in_order() for base, *_ in columns):
+        return None
+    return cells[0].in_order()
+
+
+def _samples(cell: Cell) -> list[tuple[str, int, str]]:
+    """Return (id, label, image) of every record, in the fixed order."""
+    records = (cell.records[name] for name in cell.in_order())
+    return [(record.id, record.label, record.image) for record in records]

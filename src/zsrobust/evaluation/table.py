@@ -1,9 +1,10 @@
-"""The table of an evaluation: per set, averaged, and as paired differences to the first model."""
+"""The table of an evaluation: per set, averaged, and as paired differences between models."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from itertools import combinations
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,9 @@ from zsrobust.evaluation.trust import ABOUT, Flag, flags
 # The columns that every table has beside one an attack.
 CLEAN = "clean"
 ROBUST = "robust"
+
+# Up to so many models, tables for people compare the models other than the first with each other too.
+MODELS_IN_PAIRS = 4
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,6 +142,24 @@ class EvaluationTable:
         self._check_pairs(a, b)
         return paired_difference([a[0].values(column)], [b[0].values(column)])
 
+    def other_pairs(self, eps: float | None) -> list[tuple[str, str]]:
+        """Return every two models but the first that were measured at an eps, the earlier one in front.
+
+        Each pair stands for "first of the pair minus second"; differences to the first model are apart.
+        """
+        there = [
+            model
+            for model in self.models[1:]
+            if self.of(model, eps) or self.of(model, eps, source=True)
+        ]
+        return list(combinations(there, 2))
+
+    def shown_pairs(self, eps: float | None) -> list[tuple[str, str]]:
+        """Return `other_pairs` that have a mean, for people to read: none where the models are too many."""
+        if len(self.models) > MODELS_IN_PAIRS:
+            return []
+        return [pair for pair in self.other_pairs(eps) if all(self.of(m, eps) for m in pair)]
+
     @staticmethod
     def _check_pairs(a: list[Row], b: list[Row]) -> None:
         if not a or [(r.image_set, r.ids) for r in a] != [(r.image_set, r.ids) for r in b]:
@@ -174,17 +196,8 @@ class EvaluationTable:
                     mean = {c: self.mean(model, eps, c).row() for c in columns}
                     means.append({**common, "mean": mean})
                 if model != base and (self.of(base, eps) or self.of(base, eps, source=True)):
-                    per_set = {
-                        row.image_set: {
-                            c: self.set_difference(base, model, eps, row.image_set, c).row()
-                            for c in columns
-                        }
-                        for row in [*sources, *rows]
-                    }
-                    whole = {c: self.difference(base, model, eps, c).row() for c in columns if rows}
-                    differences.append(
-                        {**common, "minus": base, "mean": whole or None, "per_set": per_set}
-                    )
+                    differences.append(self._difference_row(model, base, eps))
+            differences += [self._difference_row(a, b, eps) for a, b in self.other_pairs(eps)]
         return {
             "suite": self.suite,
             "request": self.request,
@@ -192,7 +205,28 @@ class EvaluationTable:
             "means": means,
             "differences": differences,
             "intervals": "95%: Wilson a set; bootstrap over samples within sets for means and paired "
-            "differences; conditional on these sets and, for one seed, on that training run",
+            "differences, or where no set has two different values, a bound as Wilson's of 0 of all samples; "
+            "conditional on these sets and, for one seed, on that training run",
+        }
+
+    def _difference_row(self, model: str, minus: str, eps: float | None) -> dict[str, Any]:
+        """Return `model` minus `minus` at an eps as JSON: the mean's, and each set's."""
+        rows, sources = self.of(model, eps), self.of(model, eps, source=True)
+        columns = self._columns_of([*rows, *sources][0])
+        per_set = {
+            row.image_set: {
+                c: self.set_difference(minus, model, eps, row.image_set, c).row() for c in columns
+            }
+            for row in [*sources, *rows]
+        }
+        whole = {c: self.difference(minus, model, eps, c).row() for c in columns if rows}
+        return {
+            "model": model,
+            "eps": eps,
+            "sets": len(rows),
+            "minus": minus,
+            "mean": whole or None,
+            "per_set": per_set,
         }
 
     @staticmethod

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -25,9 +25,11 @@ from zsrobust.evaluation.statistics import Interval
 from zsrobust.evaluation.table import CLEAN, ROBUST, EvaluationTable, Row
 from zsrobust.evaluation.trust import ABOUT
 from zsrobust.files import write_text
+from zsrobust.objectives import objective_class
 from zsrobust.report import plots
 from zsrobust.report.pictures import Picture, draw
 from zsrobust.report.summary import (
+    Pair,
     Summary,
     between,
     describe_plan,
@@ -40,6 +42,8 @@ from zsrobust.report.summary import (
 )
 from zsrobust.threat import format_eps
 from zsrobust.training import Run
+from zsrobust.training.recipe import Recipe
+from zsrobust.training.schedule import warmup_steps
 
 _LISTED = 60  # near-duplicate class names that are written out
 
@@ -62,7 +66,7 @@ def build_report(
         out: the HTML file; replaced if it is there.
         title: of the page.
         labels: spec -> a name for people, such as "CLIP"; default the spec's short name.
-        runs: hardenings whose recipes are shown, in full.
+        runs: hardenings whose recipes are shown, in full; that they made the models is for the caller to know.
         examples: as `collect_examples` makes them, of the same models.
         notes: sentences that stand under the table, such as what was left out.
         commands: that made this, a line each.
@@ -75,7 +79,8 @@ def build_report(
         raise UserError("the table has no rows: measure at least one model on one set first.")
     if out.is_dir():
         raise UserError(f"{out} is a folder: name a file, for instance {out / 'report.html'}.")
-    names = label_models(table, labels)
+    table = _with_shown_sets(table, out.parent)
+    names = _page_names(table, labels, out.parent)
     summaries = summarise(table, names)
     environment = Environment(
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
@@ -95,16 +100,76 @@ def build_report(
         version=__version__,
         table=table,
         labels=names,
+        specs={spec: _shown_spec(spec, out.parent) for spec in table.models},
         colours={spec: f"m{i % plots.MODELS}" for i, spec in enumerate(table.models)},
         blocks=[_block(table, summary, names, i) for i, summary in enumerate(summaries)],
-        examples=[_shown(example, names) for example in examples],
-        protocol=_protocol(table, names, runs),
+        examples=[_shown(example, names, out.parent) for example in examples],
+        protocol=_protocol(table, names, runs, out.parent),
         about_flags=ABOUT,
-        notes=notes,
+        notes=[_shown_note(note, table.models, out.parent) for note in notes],
         commands=commands,
     )
     write_text(out, text)
     return out
+
+
+def _shown_path(path: Path, folder: Path) -> str:
+    """Return a path as the page may show it: from the page's folder where it lies below, else its name.
+
+    Where things lie on a machine is nobody's business, and means nothing on another one.
+    """
+    whole, around = path.expanduser().resolve(), folder.resolve()
+    return whole.relative_to(around).as_posix() if around in whole.parents else whole.name
+
+
+def _shown_spec(spec: str, folder: Path) -> str:
+    """Return the spec of a model or a set with its folder or file as the page may show it."""
+    kind, colon, path = spec.partition(":")
+    if colon and path and kind in ("run", "local-dir", "folder", "wds"):
+        return f"{kind}:{_shown_path(Path(path), folder)}"
+    file, at, base = spec.rpartition("@")
+    if at and file.startswith(("/", "~")):
+        return f"{Path(file).name}@{_shown_spec(base, folder)}"
+    return spec
+
+
+def _page_names(
+    table: EvaluationTable, labels: Mapping[str, str] | None, folder: Path
+) -> dict[str, str]:
+    """Return spec -> the model's name on the page; where that is the spec, as the page may show it."""
+    names = {
+        spec: _shown_spec(spec, folder) if name == spec else name
+        for spec, name in label_models(table, labels).items()
+    }
+    return _told_apart(names)
+
+
+def _told_apart(shown: Mapping[str, str]) -> dict[str, str]:
+    """Return the same, the place behind each of several equal names: runs of one name in two folders outside."""
+    found = list(shown.values())
+    return {
+        spec: f"{name} ({number})" if found.count(name) > 1 else name
+        for number, (spec, name) in enumerate(shown.items(), start=1)
+    }
+
+
+def _with_shown_sets(table: EvaluationTable, folder: Path) -> EvaluationTable:
+    """Return a table whose sets, where a spec is their title, have it as the page may show it."""
+    titles = dict.fromkeys(row.image_set for row in table.rows)
+    shown = _told_apart({title: _shown_spec(title, folder) for title in titles})
+    rows = [replace(row, image_set=shown[row.image_set]) for row in table.rows]
+    return EvaluationTable(table.suite, table.request, rows)
+
+
+def _shown_note(note: str, specs: Sequence[str], folder: Path) -> str:
+    """Return a note with its model specs as the page may show them."""
+    for spec in sorted(specs, key=len, reverse=True):
+        note = note.replace(spec, _shown_spec(spec, folder))
+    return re.sub(
+        r"\b(run|local-dir):(/[^\s,;:]*[^\s,;:.])",
+        lambda found: f"{found[1]}:{_shown_path(Path(found[2]), folder)}",
+        note,
+    )
 
 
 def _breakable(name: str) -> Markup:
@@ -145,6 +210,8 @@ class Block:
     lines: list[Line]
     each_attack: list[tuple[str, list[list[Interval]]]]
     """(set or mean, a list a model of an accuracy an attack), where there are several attacks."""
+    differences: list[Pair]
+    """Of the means, every model to every other, where there is more to say than the differences to the first."""
     flags: dict[str, list[str]]
     resolution: str
     clean_plot: Markup | None
@@ -168,6 +235,7 @@ def _block(
         specs=specs,
         lines=lines,
         each_attack=_each_attack(table, summary),
+        differences=_differences(summary),
         flags=flag_places(table, eps, labels),
         resolution=_resolution([row for row in table.rows if row.eps == eps]),
         clean_plot=_bars(lines, summary, CLEAN, f"c{number}"),
@@ -224,6 +292,18 @@ def _mean_line(table: EvaluationTable, summary: Summary) -> Line:
             robust.append(Number(model.robust, difference.robust if difference else None, []))
     name = f"mean of {summary.sets} sets" if summary.sets > 1 else "mean of the one set"
     return Line(name, summary.samples, None, clean, robust, "mean")
+
+
+def _differences(summary: Summary) -> list[Pair]:
+    if not summary.pairs:
+        return []
+    first = summary.models[0]
+    to_first = [
+        Pair(model.label, first.label, model.difference.clean, model.difference.robust)
+        for model in summary.models
+        if model.difference is not None
+    ]
+    return [*to_first, *summary.pairs]
 
 
 def _each_attack(
@@ -290,8 +370,6 @@ class ShownAnswer:
     grey: Picture | None
     adversarial: Picture
     example: AttackedExample
-    right_clean: bool
-    right: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -305,17 +383,15 @@ class ShownExample:
     shrunk_from: str
 
 
-def _shown(example: Example, labels: Mapping[str, str]) -> ShownExample:
+def _shown(example: Example, labels: Mapping[str, str], folder: Path) -> ShownExample:
     drawn = draw(example)
     answers = [
         ShownAnswer(
-            label=labels.get(one.model, one.model),
+            label=labels.get(one.model) or _shown_spec(one.model, folder),
             spec=one.model,
             grey=grey,
             adversarial=adversarial,
             example=one,
-            right_clean=one.said_clean == example.true_class,
-            right=one.said == example.true_class,
         )
         for one, (grey, adversarial) in zip(example.attacked, drawn.attacked, strict=True)
     ]
@@ -348,7 +424,9 @@ class Protocol:
     environments: list[str] = field(default_factory=list)
 
 
-def _protocol(table: EvaluationTable, labels: Mapping[str, str], runs: Sequence[Run]) -> Protocol:
+def _protocol(
+    table: EvaluationTable, labels: Mapping[str, str], runs: Sequence[Run], folder: Path
+) -> Protocol:
     # What has no value says nothing: cells know no limit, the number of images stands at each set.
     request = [(name, _words(v)) for name, v in table.request.items() if v is not None]
     request = [(n, format_radii(table)) if n == "eps" else (n, v) for n, v in request]
@@ -365,13 +443,13 @@ def _protocol(table: EvaluationTable, labels: Mapping[str, str], runs: Sequence[
             attacks.setdefault(label, said)
     sets = {row.image_set: row for row in table.rows}
     environments = [_machine(here) for row in table.rows for here in row.environments]
-    source, pairs = _overlaps(table, runs)
+    source, pairs = _overlaps(table, runs, folder)
     return Protocol(
         request=request,
         attacks=list(attacks.items()),
         models=[(labels[spec], spec, _model_settings(table, spec)) for spec in table.models],
         sets=list(sets.values()),
-        runs=[_run(run) for run in runs],
+        runs=[_run(run, folder) for run in runs],
         overlaps=pairs[:_LISTED],
         overlaps_more=max(0, len(pairs) - _LISTED),
         overlap_source=source,
@@ -411,24 +489,82 @@ def _machine(here: Mapping[str, Any]) -> str:
     return ", ".join(f"{name} {value}" for name, value in here.items())
 
 
-def _run(run: Run) -> tuple[str, str, str]:
-    """Return a run's name, what its log says of the result, and its recipe as resolved."""
-    recipe = run.recipe.model_dump(mode="json")
-    said = [f"written to {run.folder}"]
-    for start in run.read_log("start")[-1:]:
-        if "trained_numbers" in start:
-            said.append(f"{start['trained_numbers']:,} trained numbers")
+def _run(run: Run, folder: Path) -> tuple[str, str, str]:
+    """Return a run's name, what is to be said of it, and its recipe as resolved."""
+    said = [f"written to {_shown_path(run.folder, folder)}"]
+    started = run.read_log("start")
+    start = started[-1] if started else {}
+    if "trained_numbers" in start:
+        said.append(f"{start['trained_numbers']:,} trained numbers")
+    objective = run.recipe.objective
+    if objective_class(objective.name).trains_head:
+        begins = "as a probe of clean features" if objective.head_start == "probe" else "at random"
+        said.append(
+            f"its linear head starts {begins}, is trained along, and is no part of the model measured here"
+        )
     for row in run.read_log("validation")[-1:]:
         said.append(
             f"on {row['samples']} held-out source images {100 * row['clean']:.1f}% clean and "
             f"{100 * row['robust']:.1f}% robust"
         )
-    text = yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True)
-    return run.recipe.name, "; ".join(said), text
+    return run.recipe.name, "; ".join(said), _recipe_text(run.recipe, start, folder)
+
+
+def _recipe_text(recipe: Recipe, start: Mapping[str, Any], folder: Path) -> str:
+    """Return a recipe as YAML: what null stood for, as a value where it has one, else beside it.
+
+    Args:
+        recipe: as the run has it.
+        start: the last start line of the run's log; what it does not say stays in words.
+        folder: of the page.
+    """
+    trains_head = objective_class(recipe.objective.name).trains_head
+    steps = start.get("steps")
+    stands_for: dict[str, Any] = {
+        "validation.set": recipe.source.set,
+        "source.templates": start.get("templates"),
+        "adversary.step_size": recipe.step_size(),
+        "objective.head_start": "random" if trains_head else None,
+        "schedule.warmup": warmup_steps(None, steps) if isinstance(steps, int) else None,
+        "threads": start.get("threads"),
+    }
+    head = "none, the logits are those of a linear head"
+    in_words = {
+        "source.limit": "all",
+        "source.templates": "the set's own, else 'a photo of a {}.'",
+        "validation": "none",
+        "objective.temperature": head if trains_head else "the model's own, 1 / exp(logit scale)",
+        "objective.head_start": "no head",
+        "threat.resolution": "the source set's own",
+        "schedule.warmup": "min(1000, 10% of the steps)",
+        "micro_batch": "no gradient accumulation",
+        "threads": "as they were",
+        "evaluate": "not with the hardening",
+        "evaluate.limit": "all",
+        "evaluate.templates": "each set's own",
+    }
+
+    def resolve(value: Any, path: str) -> Any:
+        if isinstance(value, dict):
+            return {k: resolve(v, f"{path}.{k}" if path else k) for k, v in value.items()}
+        if value is None:
+            value = stands_for.get(path)
+        return f"__{path}__" if value is None and path in in_words else value
+
+    content = resolve(recipe.model_dump(mode="json"), "")
+    content["model"] = _shown_spec(recipe.model, folder)
+    for part, key in (("source", "set"), ("validation", "set"), ("evaluate", "sets")):
+        if isinstance(content[part], dict):
+            given = str(content[part][key]).split(",")
+            content[part][key] = ",".join(_shown_spec(spec, folder) for spec in given)
+    text = yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
+    for path, words in in_words.items():
+        text = text.replace(f": __{path}__\n", f": null  # {words}\n")
+    return text
 
 
 def _overlaps(
-    table: EvaluationTable, runs: Sequence[Run]
+    table: EvaluationTable, runs: Sequence[Run], folder: Path
 ) -> tuple[str, list[tuple[str, str, str, str]]]:
     """Return the source sets, and their near-duplicate class names among the targets (traps 45)."""
     sources: dict[str, list[str]] = {}
@@ -450,4 +586,5 @@ def _overlaps(
         for classes in sources.values():
             for target, source, why in near_duplicates(classes, names):
                 pairs.append((row.image_set, target, source, why))
-    return ", ".join(sources), list(dict.fromkeys(pairs))
+    shown = ", ".join(_shown_spec(name, folder) for name in sources)
+    return shown, list(dict.fromkeys(pairs))

@@ -87,6 +87,27 @@ class ModelSummary:
 
 
 @dataclass(frozen=True, slots=True)
+class Pair:
+    """Two models of which neither is the first: one minus the other, mean over the target sets, paired."""
+
+    label: str
+    other: str
+    clean: Interval
+    robust: Interval | None
+
+    @property
+    def sentence(self) -> str:
+        """The differences, without a full stop."""
+        robust = ""
+        if self.robust is not None:
+            robust = f", robust {points(self.robust.value)} {points_between(self.robust)}"
+        return (
+            f"{self.label} against {self.other}: clean {points(self.clean.value)} "
+            f"{points_between(self.clean)}{robust} points"
+        )
+
+
+@dataclass(frozen=True, slots=True)
 class Remark:
     """One thing to know before believing a number."""
 
@@ -107,6 +128,8 @@ class Summary:
     samples: int
     models: list[ModelSummary]
     """Empty where no target set was measured."""
+    pairs: list[Pair]
+    """Every two models but the first, the earlier minus the later; empty where the models are too many."""
     remarks: list[Remark]
 
     @property
@@ -116,8 +139,9 @@ class Summary:
 
     @property
     def headlines(self) -> list[str]:
-        """A line each of `headlined`."""
-        return [f"{model.label}: {model.headline(self.models[0])}" for model in self.headlined]
+        """A line each of `headlined`, then one a pair."""
+        lines = [f"{model.label}: {model.headline(self.models[0])}" for model in self.headlined]
+        return [*lines, *(pair.sentence for pair in self.pairs)]
 
 
 def label_models(table: EvaluationTable, labels: Mapping[str, str] | None) -> dict[str, str]:
@@ -164,6 +188,7 @@ def _summary(table: EvaluationTable, eps: float | None, labels: Mapping[str, str
         sets=len(rows),
         samples=sum(len(row.ids) for row in rows),
         models=models,
+        pairs=_pairs(table, eps, labels),
         remarks=_remarks(table, eps, models, rows, labels) if models else [],
     )
 
@@ -193,6 +218,22 @@ def _model(
         robust=table.mean(spec, eps, ROBUST) if attacked else None,
         difference=difference,
     )
+
+
+def _pairs(table: EvaluationTable, eps: float | None, labels: Mapping[str, str]) -> list[Pair]:
+    return [
+        Pair(
+            label=labels[first],
+            other=labels[second],
+            clean=table.difference(second, first, eps, CLEAN),
+            robust=(
+                table.difference(second, first, eps, ROBUST)
+                if all(row.robust for row in table.of(first, eps))
+                else None
+            ),
+        )
+        for first, second in table.shown_pairs(eps)
+    ]
 
 
 def _remarks(
@@ -330,14 +371,23 @@ def _lower(sentence: str) -> str:
 def flag_places(
     table: EvaluationTable, eps: float | None, labels: Mapping[str, str]
 ) -> dict[str, list[str]]:
-    """Return flag -> where it is raised at an eps, a clause each, in the order of the flags' table."""
+    """Return flag -> the numbers it marks at an eps, a clause each, in the order of the flags' table.
+
+    A number is "clean" or "robust": what is raised at single attacks marks their union once, the reasons of
+    all of them in its clause.
+    """
     raised: dict[str, list[str]] = defaultdict(list)
     for row in table.rows:
-        if row.eps == eps:
-            for flag in row.flags:
-                raised[flag.name].append(
-                    f"{labels[row.model]} on {row.image_set}, {flag.column}: {flag.why}"
-                )
+        if row.eps != eps:
+            continue
+        reasons: dict[tuple[str, str], list[str]] = defaultdict(list)
+        for flag in row.flags:
+            column = CLEAN if flag.column == CLEAN else ROBUST
+            of_attack = "" if flag.column in (CLEAN, ROBUST) else f"{flag.column}: "
+            reasons[flag.name, column].append(of_attack + flag.why)
+        for (name, column), why in reasons.items():
+            place = f"{labels[row.model]} on {row.image_set}, {column}"
+            raised[name].append(f"{place}: {'; '.join(why)}")
     return {name: raised[name] for name in ABOUT if name in raised}
 
 

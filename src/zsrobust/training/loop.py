@@ -9,7 +9,7 @@ import contextlib
 import os
 import platform
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -442,6 +442,8 @@ def _train(recipe: Recipe, run: Run, fabric: Fabric, progress: bool) -> None:
             }
             if recipe.precision == "fp64":
                 learner.float()
+            # Which cells are of this model. Anew: a checkpoint is laid in without a trace for the one kept.
+            record["fingerprint"] = replace(clip).fingerprint
             head = trained_head(objective, clip, source)
             save_hardened(clip.model, clip.config, run.folder, record, clip.tokenizer, head)
         fabric.barrier()

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from zsrobust.errors import UserError
+from zsrobust.errors import EnvironmentFault, UserError
 from zsrobust.evaluation.stored import read_table
 from zsrobust.evaluation.table import EvaluationTable
+from zsrobust.models import load_clip
+from zsrobust.models.load import read_adaptation
 from zsrobust.report import build_report
 from zsrobust.report.summary import Summary, label_models, summarise, summary_json
 from zsrobust.threat import format_eps, parse_eps
@@ -43,11 +46,14 @@ def report_cells(
     eps: Sequence[float] = (),
     sources: Sequence[str] = (),
 ) -> Report:
-    """Write the report of the cells in `folders`. No model is loaded and nothing measured.
+    """Write the report of the cells in `folders`. Nothing is measured.
+
+    No model is loaded either, but for a run from before a run's model noted its fingerprint.
 
     Args:
         folders: results (they hold `cells/`), and runs (they hold `recipe.json`) whose recipes are shown.
-            A run that a cell names is found by itself where its folder is still there.
+            A run that a cell names is found by itself where its folder is still there. A run whose model is
+            not one of those measured is not shown, and that is said.
         out: the HTML file; default report.html in the first folder of results.
         title: heading of the page.
         models: SPEC or SPEC=NAME: these alone, in this order, the first compared with; default all.
@@ -74,16 +80,18 @@ def report_cells(
     # A model may be given by its fingerprint: its name then belongs to the spec that the table has.
     labels = {stored.named[spec]: name for spec, name in names.items()}
     path = out or results[0] / "report.html"
+    runs, unlike = _runs(given_runs, table)
+    notes = [*stored.notes, *unlike]
     build_report(
         table,
         path,
         title=title,
         labels=labels,
-        runs=_runs(given_runs, table.models),
-        notes=stored.notes,
+        runs=runs,
+        notes=notes,
         commands=[_command(folders, path, title, models, norm, eps, sources)],
     )
-    return Report(path, table, summarise(table, label_models(table, labels)), stored.notes)
+    return Report(path, table, summarise(table, label_models(table, labels)), notes)
 
 
 def _split_names(models: Sequence[str]) -> tuple[list[str], dict[str, str]]:
@@ -99,14 +107,24 @@ def _split_names(models: Sequence[str]) -> tuple[list[str], dict[str, str]]:
     return specs, names
 
 
-def _runs(folders: Sequence[Path], specs: Sequence[str]) -> list[Run]:
-    """Return the runs in the folders given, and those that specs of the form run:DIR name."""
+def _runs(folders: Sequence[Path], table: EvaluationTable) -> tuple[list[Run], list[str]]:
+    """Return the runs that made the models measured, and notes on those that did not.
+
+    Looked at are the folders given and those that specs of the form run:DIR name. A folder of that name may
+    by now hold another run: the model's fingerprint decides.
+    """
+    measured = {str(row.key["weights"]) for row in table.rows}
+    # Models of one spec have digits of their fingerprints behind it (evaluation/stored.py).
+    specs = [re.sub(r" \([0-9a-f]{8}\)$", "", spec) for spec in table.models]
     named = [Path(spec.removeprefix("run:")) for spec in specs if spec.startswith("run:")]
-    found: dict[Path, Run] = {}
+    looked_at: set[Path] = set()
+    found: dict[str, Run] = {}
+    notes = []
     for folder in [*folders, *named]:
         stored = folder / "recipe.json"
-        if folder.resolve() in found or not stored.is_file():
+        if folder.resolve() in looked_at or not stored.is_file():
             continue
+        looked_at.add(folder.resolve())
         try:
             recipe = Recipe.model_validate_json(stored.read_text("utf-8"))
         except ValueError as error:
@@ -115,8 +133,29 @@ def _runs(folders: Sequence[Path], specs: Sequence[str]) -> list[Run]:
             raise UserError(
                 f"{stored} is damaged or was written by another version: leave {folder} out."
             ) from error
-        found[folder.resolve()] = Run(folder, recipe)
-    return list(found.values())
+        run = Run(folder, recipe)
+        weights = _fingerprint(run)
+        if weights in measured:
+            found.setdefault(weights, run)
+        else:
+            why = (
+                "its model cannot be read, so that nothing says whether it was measured"
+                if weights is None
+                else "its model is none of those measured"
+            )
+            notes.append(f"The recipe of run {folder.resolve().name} is not shown: {why}.")
+    return list(found.values()), notes
+
+
+def _fingerprint(run: Run) -> str | None:
+    """Return the fingerprint of a run's model, as cells have it; None if there is no model to be read."""
+    if not run.complete:
+        return None
+    try:
+        noted = read_adaptation(run.model).get("fingerprint")
+        return noted if isinstance(noted, str) else load_clip(run.spec).fingerprint
+    except (UserError, EnvironmentFault):
+        return None
 
 
 def _command(
