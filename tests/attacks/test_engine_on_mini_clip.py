@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-
 import numpy as np
 import pytest
 import torch
@@ -13,14 +11,6 @@ from zsrobust.models import ZeroShotClassifier, load_clip
 from zsrobust.preprocess import to_unit
 
 pytestmark = pytest.mark.needs_data
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _all_threads():
-    """Real matrices are worth a second thread."""
-    torch.set_num_threads(os.cpu_count() or 1)
-    yield
-    torch.set_num_threads(1)
 
 
 def photographs(count: int):
