@@ -464,7 +464,7 @@ def test_a_loss_that_is_not_finite_ends_the_run_before_a_weight_is_touched(
     assert all(torch.equal(whole[n], again[n]) for n in whole)
 
 
-@pytest.mark.parametrize("device", ["cdua", "mps", "cuda:x"])
+@pytest.mark.parametrize("device", ["cdua", "mps", "cuda:x", "cpu:300"])
 def test_an_unknown_device_is_refused(base, tmp_path, device):
     """It must not train on another one in silence."""
     with pytest.raises(UserError, match=f"device '{device}'"):

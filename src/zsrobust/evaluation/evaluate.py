@@ -36,6 +36,7 @@ from zsrobust.evaluation.cells import Asked, Cell, Record, attacked_columns, cel
 from zsrobust.evaluation.table import EvaluationTable, Row
 from zsrobust.files import folder_lock
 from zsrobust.hashing import image_hash, sha256_json
+from zsrobust.machine import versions
 from zsrobust.models import Clip, ZeroShotClassifier, load_clip, parse_spec, text_record
 from zsrobust.models.classifier import DEFAULT_TEMPLATES, PRECISIONS, render
 from zsrobust.models.load import ADAPTATION_NAME, no_model_because, read_adaptation
@@ -342,15 +343,8 @@ def _describe(request: Request) -> dict[str, Any]:
 
 def environment(request: Request) -> dict[str, Any]:
     """Return what only rounding may depend on: versions, device, threads, batch."""
-    import open_clip
-
-    from zsrobust import __version__
-
     return {
-        "zsrobust": __version__,
-        "torch": torch.__version__,
-        "open_clip": open_clip.__version__,
-        "python": platform.python_version(),
+        **versions(),
         "device": str(request.device),
         "machine": platform.machine(),
         "threads": torch.get_num_threads(),

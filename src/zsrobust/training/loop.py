@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import platform
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,6 +21,7 @@ from zsrobust.errors import UserError, ZsRobustError
 from zsrobust.files import folder_lock, remove_partials
 from zsrobust.hashing import sha256_json
 from zsrobust.interrupt import Stopped, deferred
+from zsrobust.machine import UNITS, training_device, versions
 from zsrobust.models import load_clip, save_hardened, text_anchors
 from zsrobust.models.classifier import DEFAULT_TEMPLATES
 from zsrobust.objectives import objective_class
@@ -113,27 +113,19 @@ def _own_processes() -> Iterator[None]:
 def _launch(recipe: Recipe) -> Fabric:
     from lightning_fabric import Fabric
 
-    device = recipe.device
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    kind, _, number = device.partition(":")
-    if kind not in ("cpu", "cuda") or (number and not number.isdigit()):
-        raise UserError(f"device {recipe.device!r}: hardening runs on auto, cpu, cuda or cuda:N.")
-    if kind == "cuda" and not torch.cuda.is_available():
-        raise UserError(f"device {recipe.device!r}: no CUDA device is here; use device=cpu.")
+    device = training_device(recipe.device, "hardening")
     devices = int(os.environ.get("LOCAL_WORLD_SIZE", recipe.devices))
     # A slip of the keyboard would start that many processes, each with the model in memory.
-    there = torch.cuda.device_count() if kind == "cuda" else max(os.cpu_count() or 1, 2)
-    launched = "LOCAL_WORLD_SIZE" in os.environ
-    if max(1 if launched else devices, int(number or 0) + 1) > there:
-        what = "GPUs" if kind == "cuda" else "CPU cores"
+    there = torch.cuda.device_count() if device.type == "cuda" else max(os.cpu_count() or 1, 2)
+    if devices > there and "LOCAL_WORLD_SIZE" not in os.environ:
         raise UserError(
-            f"device={device} with devices={devices}: {there} {what} are here; ask for no more."
+            f"device={device} with devices={devices}: {there} {UNITS[device.type]} are here; "
+            "ask for no more."
         )
     many = devices > 1 or int(os.environ.get("WORLD_SIZE", "1")) > 1
     fabric = Fabric(
-        accelerator=kind,
-        devices=[int(number)] if number and not many else devices,
+        accelerator=device.type,
+        devices=[device.index] if str(device) != device.type and not many else devices,
         num_nodes=int(os.environ.get("WORLD_SIZE", devices)) // devices,
         strategy="ddp" if many else "auto",
         # The encoder autocasts itself (bf16), so that features and losses stay float32.
@@ -490,10 +482,6 @@ def _training_batch(
 def _start_line(
     recipe: Recipe, source: SourceData, trained: dict[str, Any], done: int, total: int
 ) -> dict[str, Any]:
-    import open_clip
-
-    from zsrobust import __version__
-
     return {
         "event": "start",
         "steps_done": done,
@@ -501,12 +489,7 @@ def _start_line(
         "images": len(source.indices),
         "trained_numbers": sum(p.numel() for p in trained.values()),
         "templates": source.templates,
-        "versions": {
-            "zsrobust": __version__,
-            "torch": torch.__version__,
-            "open_clip": open_clip.__version__,
-            "python": platform.python_version(),
-        },
+        "versions": versions(),
         "threads": torch.get_num_threads(),
         "precision": recipe.precision,
     }

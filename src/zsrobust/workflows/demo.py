@@ -15,14 +15,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from zsrobust.errors import UserError
-from zsrobust.evaluation.evaluate import evaluate
 from zsrobust.evaluation.examples import collect_examples
 from zsrobust.evaluation.table import EvaluationTable
 from zsrobust.report.build import build_report
 from zsrobust.training.loop import harden
 from zsrobust.training.recipe import load_recipe
 from zsrobust.training.run import Run
-from zsrobust.workflows.harden_and_evaluate import check_evaluation
+from zsrobust.workflows.harden_and_evaluate import check_evaluation, measure
 
 RECIPES = {"TeCoA": "tiny/tecoa-ft", "FT(Adv.)": "tiny/adv-ft"}
 """Human name -> recipe."""
@@ -75,19 +74,8 @@ def demo(
         )
         for label, recipe in recipes.items()
     }
-    models = [first.model, *runs.values()]
-    table = evaluate(
-        models,
-        sets=wanted.sets,
-        attacks=wanted.attacks,
-        eps=wanted.eps,
-        norm=wanted.norm,
-        limit=wanted.limit,
-        templates=wanted.templates,
-        out=folder / "results",
-        device=first.device,
-        progress=progress,
-    )
+    models: list[str | Run] = [first.model, *runs.values()]
+    table = measure(models, wanted, folder / "results", first.device, progress=progress)
     examples = collect_examples(
         models,
         wanted.sets,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from zsrobust import data
@@ -40,19 +41,39 @@ def harden_and_evaluate(
     run = harden(recipe, out, progress=progress)
     if wanted is None or not run.is_first_rank:
         return run, None
-    table = evaluate(
-        [recipe.model, run],
+    out = "results" if results is None else results
+    return run, measure([recipe.model, run], wanted, out, recipe.device, progress=progress)
+
+
+def measure(
+    models: Sequence[str | Run],
+    wanted: EvaluatePart,
+    out: str | Path,
+    device: str,
+    *,
+    progress: bool = False,
+) -> EvaluationTable:
+    """Evaluate models as a recipe's `evaluate:` block says.
+
+    Args:
+        models: specs and runs.
+        wanted: the block.
+        out: folder of the cells.
+        device: the recipe's.
+        progress: draw progress bars on the terminal.
+    """
+    return evaluate(
+        models,
         sets=wanted.sets,
         attacks=wanted.attacks,
         eps=wanted.eps,
         norm=wanted.norm,
         limit=wanted.limit,
         templates=wanted.templates,
-        out=Path("results") if results is None else results,
-        device=recipe.device,
+        out=out,
+        device=device,
         progress=progress,
     )
-    return run, table
 
 
 def check_evaluation(wanted: EvaluatePart) -> None:

@@ -12,7 +12,6 @@ from __future__ import annotations
 import contextlib
 import itertools
 import math
-import platform
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,6 +26,7 @@ from zsrobust.attacks.engine import full_precision
 from zsrobust.errors import UserError
 from zsrobust.files import folder_lock, remove_partials
 from zsrobust.interrupt import Stopped, deferred
+from zsrobust.machine import training_device, versions
 from zsrobust.models import ZeroShotClassifier, new_clip, save_open_clip
 from zsrobust.models.classifier import DEFAULT_TEMPLATES
 from zsrobust.preprocess import to_unit
@@ -74,7 +74,7 @@ def pretrain(
             line. SIGTERM likewise.
     """
     folder = Path(out) if out is not None else Path("runs") / recipe.name
-    device = _device(recipe.device)
+    device = training_device(recipe.device, "pretraining")
     with folder_lock(folder):
         run = RunFolder.open(recipe, folder)
         remove_partials(run.model)
@@ -466,24 +466,9 @@ def zero_shot_accuracy(clip: Clip, validation: Validation) -> float:
     return right / count
 
 
-def _device(name: str) -> torch.device:
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    kind, _, number = name.partition(":")
-    if kind not in ("cpu", "cuda") or (number and not number.isdigit()):
-        raise UserError(f"device {name!r}: pretraining runs on auto, cpu, cuda or cuda:N.")
-    if kind == "cuda" and not torch.cuda.is_available():
-        raise UserError(f"device {name!r}: no CUDA device is here; use device=cpu.")
-    return torch.device(name)
-
-
 def _start_line(
     source: Source, parameters: list[nn.Parameter], done: int, total: int
 ) -> dict[str, Any]:
-    import open_clip
-
-    from zsrobust import __version__
-
     return {
         "event": "start",
         "steps_done": done,
@@ -491,11 +476,6 @@ def _start_line(
         "images": len(source.ids),
         "texts": len(source.tokens),
         "trained_numbers": sum(p.numel() for p in parameters),
-        "versions": {
-            "zsrobust": __version__,
-            "torch": torch.__version__,
-            "open_clip": open_clip.__version__,
-            "python": platform.python_version(),
-        },
+        "versions": versions(),
         "threads": torch.get_num_threads(),
     }

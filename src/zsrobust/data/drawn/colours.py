@@ -48,6 +48,11 @@ def distance(a: Colour, b: Colour) -> float:
     return sum(w * abs(x - y) for w, x, y in zip(weights, a, b, strict=True))
 
 
+def unlike(*colours: Colour, apart: float) -> list[str]:
+    """Return the names whose colours are farther than `apart` from each of the given ones."""
+    return [n for n, c in COLOURS.items() if all(distance(c, other) > apart for other in colours)]
+
+
 def pair(dice: Dice, apart: float = 0.22) -> tuple[str, str]:
     """Return two names whose colours can be told apart, an object's and its background's."""
     names = list(COLOURS)

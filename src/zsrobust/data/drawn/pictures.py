@@ -21,7 +21,16 @@ from zsrobust.data.drawn.canvas import (
     lay,
     to_pixels,
 )
-from zsrobust.data.drawn.colours import COLOURS, darker, distance, lighter, mixed, pair, shade
+from zsrobust.data.drawn.colours import (
+    COLOURS,
+    darker,
+    distance,
+    lighter,
+    mixed,
+    pair,
+    shade,
+    unlike,
+)
 from zsrobust.data.drawn.figures import (
     ANIMALS,
     DIGITS,
@@ -125,7 +134,7 @@ def _place(
     spin = name in SHAPES_SOURCE or name in SHAPES_TARGET
     degrees = dice.number(-_TILT, _TILT) if not spin or dice.chance(0.5) else dice.number(-60, 60)
     pen = Pen.on(layer, _style(dice)).at(cx, cy, scale, degrees, mirror)
-    second = shade(dice, dice.one([n for n in COLOURS if distance(COLOURS[n], base) > 0.15]))
+    second = shade(dice, dice.one(unlike(base, apart=0.15)))
     # Small parts must stand out from the main colour, whatever it is.
     light = 0.3 * base[0] + 0.5 * base[1] + 0.2 * base[2] > 0.45
     dark = darker(base, 0.75) if light else lighter(base, 0.65)
@@ -133,11 +142,7 @@ def _place(
     fill = None
     if name in OUTLINES and dice.chance(0.3):
         fill = dice.one(ornaments.fills)
-        far = [
-            n
-            for n in COLOURS
-            if min(distance(COLOURS[n], base), distance(COLOURS[n], behind)) > 0.2
-        ]
+        far = unlike(base, behind, apart=0.2)
         inks_main = _patterned(pen, dice, fill, base, shade(dice, dice.one(far or ["white"])))
     elif dice.chance(0.35):
         y = np.minimum(np.maximum(pen.y * 0.5 + 0.5, 0), 1)
@@ -150,6 +155,15 @@ def _place(
 
 def _article(words: str) -> str:
     return f"{'an' if words[0] in 'aeiou' else 'a'} {words}"
+
+
+def _class_texts(name: str) -> list[str]:
+    """Return the captions that say the class alone."""
+    return [
+        f"a drawing of {_article(name)}.",
+        f"a picture of {_article(name)}.",
+        f"{_article(name)}.",
+    ]
 
 
 def _soften(rgb: tuple[Field, Field, Field], dice: Dice) -> NDArray[np.uint8]:
@@ -187,9 +201,7 @@ def draw(name: str, dice: Dice, size: int, ornaments: Ornaments = ORNAMENTS) -> 
     return Picture(
         pixels,
         [
-            f"a drawing of {_article(name)}.",
-            f"a picture of {_article(name)}.",
-            f"{_article(name)}.",
+            *_class_texts(name),
             f"a drawing of {_article(f'{colour} {name}')}.",
             f"{_article(described)} on {_article(ground)} background.",
         ],
@@ -232,9 +244,7 @@ def _pattern(name: str, dice: Dice, size: int, ornaments: Ornaments) -> Picture:
     return Picture(
         pixels,
         [
-            f"a drawing of {_article(name)}.",
-            f"a picture of {_article(name)}.",
-            f"{_article(name)}.",
+            *_class_texts(name),
             f"{_article(name)} in {first} and {second}.",
         ],
     )
@@ -266,9 +276,7 @@ def _view(name: str, dice: Dice, size: int, ornaments: Ornaments) -> Picture:
     return Picture(
         pixels,
         [
-            f"a drawing of {_article(name)}.",
-            f"a picture of {_article(name)}.",
-            f"{_article(name)}.",
+            *_class_texts(name),
             f"{_article(name)} in {names[0]}, {names[1]} and {names[2]}.",
         ],
     )
@@ -277,12 +285,4 @@ def _view(name: str, dice: Dice, size: int, ornaments: Ornaments) -> Picture:
 def _three(dice: Dice) -> tuple[str, str, str]:
     """Return three colour names, any two of which can be told apart."""
     first, second = pair(dice)
-    third = dice.one(
-        [
-            n
-            for n in COLOURS
-            if min(distance(COLOURS[n], COLOURS[first]), distance(COLOURS[n], COLOURS[second]))
-            > 0.15
-        ]
-    )
-    return first, second, third
+    return first, second, dice.one(unlike(COLOURS[first], COLOURS[second], apart=0.15))

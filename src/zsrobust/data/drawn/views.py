@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from zsrobust.data.drawn.canvas import Colour, Dice, Layer, Pen, Style, union, wave
+from zsrobust.data.drawn.canvas import Colour, Dice, Layer, Pen, Style, around, union, wave
 from zsrobust.data.drawn.colours import darker, lighter, mixed, shade
 
 View = Callable[[Pen, Dice], None]
@@ -123,16 +123,9 @@ def _beach(p: Pen, d: Dice) -> None:
     top = (x + lean, d.number(0.15, 0.4))
     p.fill(p.line([(x, -0.75), (x + lean * 0.35, -0.3), top], 0.09), (0.45, 0.3, 0.18))
     for angle in (-25, 15, 60, 120, 165, 205):
-        leaf = around_top(top, 0.42, angle + d.number(-10, 10))
-        p.fill(p.line([top, leaf, (leaf[0], leaf[1] - 0.12)], 0.09), (0.13, 0.5, 0.22))
-
-
-def around_top(top: tuple[float, float], reach: float, degrees: float) -> tuple[float, float]:
-    """Return where a palm leaf bends."""
-    from zsrobust.data.drawn.canvas import around
-
-    x, y = around(top[0], top[1], reach, degrees)
-    return x, y - 0.08
+        side, y = around(top[0], top[1], 0.42, angle + d.number(-10, 10))
+        bend = y - 0.08
+        p.fill(p.line([top, (side, bend), (side, bend - 0.12)], 0.09), (0.13, 0.5, 0.22))
 
 
 def _mountain(p: Pen, d: Dice) -> None:
