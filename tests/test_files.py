@@ -115,3 +115,8 @@ def test_a_line_that_is_no_record_is_named(tmp_path, line, words):
     path.write_text(f'{{"a": 1}}\n{line}\n')
     with pytest.raises(UserError, match=rf"{words}.*remove that line"):
         read_json_lines(path)
+
+
+def test_a_folder_in_the_place_of_records_is_refused(tmp_path):
+    with pytest.raises(UserError, match="is a folder where a file of records is needed"):
+        read_json_lines(tmp_path)

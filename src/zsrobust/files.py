@@ -112,10 +112,12 @@ def read_json_lines(path: Path) -> list[dict[str, Any]]:
     """Return the whole lines of a JSON-lines file; a torn last line is dropped, not believed.
 
     Raises:
-        UserError: if a line other than the last is not a JSON table.
+        UserError: if a line other than the last is not a JSON table, or a folder stands there.
     """
     if not path.exists():
         return []
+    if path.is_dir():
+        raise UserError(f"{path} is a folder where a file of records is needed: move it away.")
     text = path.read_text(encoding="utf-8", errors="replace")
     lines = text.split("\n")[:-1]  # what follows the last newline is torn, or empty
     rows = []

@@ -60,6 +60,7 @@ def test_machine_settings_do_not_determine_the_run():
         ({"optimiser": {"lr": 0.1, "momentum": 0}}, "unknown key 'optimiser.momentum'"),
         ({"validation": [{"set": "a", "limt": 3}]}, "'validation.0.limt': did you mean 'limit'"),
         ({"optimiser": {}}, "key 'optimiser.lr' is missing"),
+        ({"optimiser": {"lr": 0.1, "betas": [0.9, 1.0]}}, "optimiser.betas.1: must be less than 1"),
         ({"batch": 1}, "batch: .*greater than or equal to 2, got 1"),
         ({"patch_dropout": 1}, "patch_dropout: .*less than 1, got 1"),
         ({"precision": "bf16"}, "precision: .*'fp32'"),

@@ -11,6 +11,7 @@ from pydantic import AfterValidator, Field, model_validator
 
 from zsrobust.errors import UserError
 from zsrobust.training.recipe import (
+    Betas,
     Part,
     RunRecipe,
     Schedule,
@@ -59,7 +60,7 @@ class AdamW(Part):
     """AdamW with eps 1e-6; the defaults are CLIP's, the rate must be given."""
 
     lr: float = Field(gt=0)
-    betas: tuple[float, float] = (0.9, 0.98)
+    betas: Betas = (0.9, 0.98)
     weight_decay: float = Field(default=0.2, ge=0)
     """Not applied to biases, norms, class and position embeddings, the logit scale (traps 44)."""
 
