@@ -2,14 +2,15 @@
 
     cd SOMEWHERE; python .../results/tiny/rehearsal/run.py
 
-writes the source's pictures there as folders, twice: once eight of its things are kept apart (they are near the
-classes that harden), once all its patterns (they are far from them). What a recipe does to classes that the
-hardening never saw is so asked of source pictures alone (traps 36). Every setting of `SETTINGS` hardens
-`recipe.yaml` on what is left, and is measured on what was kept apart: `rehearsal.json`. Resumes.
+writes the source's pictures there as folders, in two ways: once eight of its things are kept apart (near the
+classes that harden), once all its patterns (far from them). What a recipe does to classes that the hardening
+never saw is so asked of source pictures alone (traps 36). Every setting of `SETTINGS` hardens `recipe.yaml` on
+what is left, and is measured on what was kept apart: `rehearsal.json`. Resumes.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,6 +19,7 @@ from typing import Any
 from zsrobust import data
 from zsrobust.evaluation.evaluate import evaluate
 from zsrobust.files import write_text
+from zsrobust.threat import format_eps
 from zsrobust.training.loop import harden
 from zsrobust.training.recipe import load_recipe
 from zsrobust.training.run import Run
@@ -29,47 +31,39 @@ APART = {
     "patterns": lambda name: name.endswith("pattern"),
 }
 # Both ways leave this many pictures to harden on.
-MOST = "source.limit=15500"
-ONE_STEP = [MOST, "adversary.steps=1"]
+ONE_STEP = ["source.limit=15500", "adversary.steps=1"]
 SMALL = [*ONE_STEP, "batch=16"]
+
+
+def within(eps: str) -> list[str]:
+    """Return a hardening within another ball than the one that is measured."""
+    return [*SMALL, f"threat.eps={eps}", f"adversary.step_size={eps}"]
+
+
 SETTINGS: dict[str, list[str]] = {
-    "6,400 pictures, 2 steps, batch 32, 1e-3": [],
-    "15,500 pictures, 1 step, batch 32, 2e-3": [*ONE_STEP, "optimiser.lr=0.002"],
-    "15,500 pictures, 1 step, batch 32, 1e-3": ONE_STEP,
-    "15,500 pictures, 1 step, batch 32, 3e-4": [*ONE_STEP, "optimiser.lr=0.0003"],
-    "15,500 pictures, 1 step, batch 32, SGD 0.03": [
-        *ONE_STEP,
-        "optimiser.name=sgd",
-        "optimiser.lr=0.03",
-    ],
-    "15,500 pictures, 1 step, batch 16, 1e-3": SMALL,
-    "15,500 pictures, 1 step, batch 16, 5e-4": [*SMALL, "optimiser.lr=0.0005"],
-    "15,500 pictures, 1 step, batch 16, 3e-4": [*SMALL, "optimiser.lr=0.0003"],
-    "15,500 pictures, 1 step, batch 16, 1.5e-4": [*SMALL, "optimiser.lr=0.00015"],
+    "base": [],
+    "s1_b32_2e-3": [*ONE_STEP, "optimiser.lr=0.002"],
+    "s1_b32": ONE_STEP,
+    "s1_b32_3e-4": [*ONE_STEP, "optimiser.lr=0.0003"],
+    "s1_b32_sgd0.03": [*ONE_STEP, "optimiser.name=sgd", "optimiser.lr=0.03"],
+    "s1_b16": SMALL,
+    "s1_b16_5e-4": [*SMALL, "optimiser.lr=0.0005"],
+    "s1_b16_3e-4": [*SMALL, "optimiser.lr=0.0003"],
+    "s1_b16_1.5e-4": [*SMALL, "optimiser.lr=0.00015"],
+    "s1_b16_eps1_3e-4": [*within("1/255"), "optimiser.lr=0.0003"],
+    "s1_b16_eps2_5e-4": [*within("2/255"), "optimiser.lr=0.0005"],
+    "s1_b16_eps2_3e-4": [*within("2/255"), "optimiser.lr=0.0003"],
+    "s1_b16_eps2_1.5e-4": [*within("2/255"), "optimiser.lr=0.00015"],
+    "adv_eps2_1e-3": [*within("2/255"), "objective.name=adv", "optimiser.lr=0.001"],
+    "adv_eps2_5e-4": [*within("2/255"), "objective.name=adv", "optimiser.lr=0.0005"],
+    "adv_eps2_3e-4": [*within("2/255"), "objective.name=adv", "optimiser.lr=0.0003"],
+    "adv_eps2_1e-4": [*within("2/255"), "objective.name=adv", "optimiser.lr=0.0001"],
+    "adv_eps2_3e-5": [*within("2/255"), "objective.name=adv", "optimiser.lr=0.00003"],
 }
 
 
-def within(eps: str, rate: float) -> list[str]:
-    """Return a hardening within another ball than the one that is measured."""
-    return [*SMALL, f"threat.eps={eps}", f"adversary.step_size={eps}", f"optimiser.lr={rate}"]
-
-
-for _eps, _rate in (
-    ("2/255", 0.0005),
-    ("2/255", 0.0003),
-    ("2/255", 0.00015),
-    ("1.5/255", 0.0003),
-):
-    SETTINGS[f"the same, hardened within {_eps}, {_rate:g}"] = within(_eps, _rate)
-for _rate in (0.001, 0.0003, 0.0001):
-    SETTINGS[f"the same, hardened within 2/255, {_rate:g}, FT(Adv.)"] = [
-        *within("2/255", _rate),
-        "objective.name=adv",
-    ]
-
-
 def write_pictures(way: str) -> None:
-    """Write src/train and src/val (what hardens) and apart/test (what is measured) below a folder."""
+    """Write src/train and src/val (what hardens) and apart/test (what is measured) below the current folder."""
     for split in ("train", "val"):
         images = data.open_set("demo/source", split)
         for index in images.first(None):
@@ -77,48 +71,62 @@ def write_pictures(way: str) -> None:
             apart = APART[way](name)
             if split == "train" and apart:
                 continue
-            folder = Path(way) / ("apart/test" if apart else f"src/{split}") / name
+            folder = Path("apart/test" if apart else f"src/{split}") / name
             folder.mkdir(parents=True, exist_ok=True)
             number = images.ids[index].rpartition("/")[2]
             images.picture(index).save(folder / f"{number}.png", compress_level=1)
 
 
 def rows(way: str) -> Iterator[dict[str, Any]]:
-    """Harden by every setting; yield what came out, the unhardened model first."""
-    yield {"way": way, "setting": "unhardened", **measured("tiny", way)}
-    for setting, overrides in SETTINGS.items():
-        recipe = load_recipe(
-            str(HERE / "recipe.yaml"), [*overrides, f"source.set=folder:{way}/src"]
-        )
-        name = "".join(c if c.isalnum() else "-" for c in setting)
-        run = harden(recipe, Path(way) / "runs" / name)
-        yield {"way": way, "setting": setting, "overrides": overrides, **measured(run, way)}
+    """Harden by every setting in the current folder; yield what came out, the unhardened model first."""
+    yield {"way": way, "name": "unhardened", **measured("tiny")}
+    for name, overrides in SETTINGS.items():
+        recipe = load_recipe(str(HERE / "recipe.yaml"), [*overrides, f"name={name}"])
+        run = harden(recipe, Path("runs") / name)
+        yield {
+            "way": way,
+            "name": name,
+            "objective": recipe.objective.name,
+            "images": recipe.source.limit,
+            "steps": recipe.adversary.steps,
+            "batch": recipe.batch,
+            "eps": format_eps(recipe.threat.eps),
+            "optimiser": recipe.optimiser.name,
+            "lr": recipe.optimiser.lr,
+            **measured(run),
+        }
 
 
-def measured(model: str | Run, way: str) -> dict[str, Any]:
-    """Return clean and robust accuracy on the classes kept apart."""
+def measured(model: str | Run) -> dict[str, Any]:
+    """Return clean and robust accuracy on the classes kept apart, and which samples stay right."""
     table = evaluate(
         [model],
-        [f"folder:{way}/apart"],
+        ["folder:apart"],
         ["clean", "pgd-20", "cw-margin-20"],
         ["3/255"],
         limit=240,
         templates=["a drawing of a {}."],
-        out=f"{way}/results",
+        out="results",
     )
-    accuracy = table.to_json()["rows"][0]["accuracy"]
-    return {column: accuracy[column] for column in ("clean", "robust")}
+    row = table.rows[0]
+    return {
+        "clean": row.accuracy("clean").value,
+        "robust": row.accuracy("robust").value,
+        "robust_of_each": "".join(str(int(right)) for right in row.values("robust")),
+    }
 
 
 def main() -> None:
-    """Run both ways; the records are written anew after each row."""
+    """Run both ways, each in a folder of its name."""
     found: list[dict[str, Any]] = []
     for way in APART:
-        if not Path(way).is_dir():
-            write_pictures(way)
-        for row in rows(way):
-            found.append(row)
-            write_text(HERE / "rehearsal.json", json.dumps(found, indent=1) + "\n")
+        folder = Path(way)
+        folder.mkdir(exist_ok=True)
+        with contextlib.chdir(folder):
+            if not Path("apart").is_dir():
+                write_pictures(way)
+            found += rows(way)
+    write_text(HERE / "rehearsal.json", json.dumps(found, indent=1) + "\n")
 
 
 if __name__ == "__main__":
