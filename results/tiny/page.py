@@ -9,6 +9,9 @@ reads what these commands left:
     zsrobust tune tiny/adv-ft --lr RATES --json > results/tiny/choices/adv.json
     zsrobust demo --json > results/tiny/demo.json
 
+    zsrobust harden tiny/adv-ft optimiser.lr=RATE --no-evaluate; zsrobust eval run:... --sets demo --eps 3/255
+        --limit 168 --json > results/tiny/adv-rates.json      (afterwards; quoted in the page's text)
+
 The first three were run, and committed with the recipes, before these recipes' models met a target.
 """
 
