@@ -10,7 +10,7 @@ reads what these commands left:
     zsrobust demo --json > results/tiny/demo.json
 
     zsrobust harden tiny/adv-ft optimiser.lr=RATE --no-evaluate; zsrobust eval run:... --sets demo --eps 3/255
-        --limit 168 --json > results/tiny/adv-rates.json      (afterwards; quoted in the page's text)
+        --limit 168 --json > results/tiny/adv-rates.json      (afterwards)
 
 The first three were run, and committed with the recipes, before these recipes' models met a target.
 """
@@ -96,7 +96,23 @@ def rates(found: dict[str, Any]) -> str:
         )
         mark = "chosen" if row["lr"] == found["chosen"] else ""
         lines.append(f"| {row['lr']:g} | {numbers} | {100 * row['text_clean']:.1f} | {mark} |")
-    return "\n".join([*lines, "", f"{found['reason']}."])
+    return "\n".join([*lines, "", f"{found['reason'][0].upper()}{found['reason'][1:]}."])
+
+
+def adv_rates(found: dict[str, Any], demo: dict[str, Any]) -> str:
+    """Return the means of TeCoA, of FT(Adv.) as the demo has it, and of FT(Adv.) at other rates."""
+    lines = ["| mean over the sets | clean | robust |", "|---|---|---|"]
+    shown = {"TeCoA": "TeCoA", "FT(Adv.)": "FT(Adv.), 0.001 (the demo's)"}
+    means = [(shown.get(demo["labels"][m["model"]]), m["mean"]) for m in demo["means"]]
+    means += [
+        (f"FT(Adv.), {float(m['model'].rpartition('adv-')[2]):g}", m["mean"])
+        for m in found["means"]
+        if "adv-" in m["model"]
+    ]
+    for name, of in means:
+        if name is not None:
+            lines.append(f"| {name} | {percent(of['clean'])} | {percent(of['robust'])} |")
+    return "\n".join(lines)
 
 
 def mean(rows: list[dict[str, Any]], column: str) -> float:
@@ -157,6 +173,7 @@ def main() -> None:
         "unhardened": unhardened(read("unhardened.json")) if read("unhardened.json") else "",
         "rehearsal": rehearsal(read("rehearsal/rehearsal.json")),
         "rates": rates(read("choices/adv.json")),
+        "adv-rates": adv_rates(read("adv-rates.json"), read("demo.json")),
         "outcome": outcome(read("demo.json")) if read("demo.json") else "",
     }
     for place, table in found.items():

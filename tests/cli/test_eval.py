@@ -40,7 +40,7 @@ def test_the_table_and_the_json_hold_the_same_numbers(zs, model, pets, tmp_path)
     for mean in out["means"]:
         numbers = [percent(interval(number)) for number in mean["mean"].values()]
         assert any(
-            "mean of 1 sets" in line and " 25 " in line and all(n in line for n in numbers)
+            "mean of 1 set " in line and " 25 " in line and all(n in line for n in numbers)
             for line in lines
         )
     header = next(line.split() for line in lines if line.split()[:1] == ["model"])
@@ -112,7 +112,7 @@ def test_as_a_user_would(model, pets, tmp_path):
     assert (found.code, found.err) == (0, "")
     header = ["model", "set", "n", "clean", "pgd-20", "cw-margin-20", "robust"]
     assert header in [line.split() for line in found.out.splitlines()]
-    assert "mean of 1 sets" in found.out
+    assert "mean of 1 set " in found.out
     assert len(list((tmp_path / "results" / "cells").iterdir())) == 3
 
 

@@ -217,6 +217,7 @@ def test_hostile_names_are_text(tmp_path):
         wild,
         tmp_path,
         title="<h1>&",
+        about="Hardened <within> 2/255.",
         labels=labels,
         examples=[example("demo/<i>", true_class=one) for one in HOSTILE],
         notes=["<u>note</u>"],
@@ -227,7 +228,7 @@ def test_hostile_names_are_text(tmp_path):
     assert counts["script"] == counts["b"] == counts["u"] == 0
     assert counts["img"] == 5 * 5  # clean, and two for each of two models
     assert all("onerror" not in attributes for _, attributes in page.tags)
-    for one in [*HOSTILE, *labels.values(), "<u>note</u>", "demo/<i>", name, "<h1>&"]:
+    for one in [*HOSTILE, *labels.values(), "<u>note</u>", "demo/<i>", name, "<h1>&", "<within>"]:
         assert one in page.text
     assert "49" not in re.findall(r"class names</dt><dd>(.*?)</dd>", text)[0]
 

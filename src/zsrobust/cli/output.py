@@ -94,7 +94,7 @@ def print_table(table: EvaluationTable) -> None:
             if rows:
                 shown.add_row(
                     model,
-                    f"mean of {len(rows)} sets",
+                    _mean_of(len(rows)),
                     str(sum(len(r.ids) for r in rows)),
                     *(percent(table.mean(model, eps, c)) for c in columns),
                     style="bold",
@@ -103,7 +103,7 @@ def print_table(table: EvaluationTable) -> None:
             if rows and model != table.models[0]:
                 shown.add_row(
                     f"{model} minus {table.models[0]}",
-                    f"mean of {len(rows)} sets",
+                    _mean_of(len(rows)),
                     "paired",
                     *(signed(table.difference(table.models[0], model, eps, c)) for c in columns),
                     style="bold",
@@ -113,7 +113,7 @@ def print_table(table: EvaluationTable) -> None:
             rows = table.of(first, eps)
             shown.add_row(
                 f"{first} minus {second}",
-                f"mean of {len(rows)} sets",
+                _mean_of(len(rows)),
                 "paired",
                 *(signed(table.difference(second, first, eps, c)) for c in columns),
                 style="bold",
@@ -187,7 +187,7 @@ def markdown_table(table: EvaluationTable) -> str:
                     lines.append(f"| {' | '.join(cells)} |")
             rows = table.of(base, eps)
             if rows:
-                cells = [f"**mean of {len(rows)} sets**", str(sum(len(r.ids) for r in rows)), ""]
+                cells = [f"**{_mean_of(len(rows))}**", str(sum(len(r.ids) for r in rows)), ""]
                 cells.append(f"**{percent(table.mean(base, eps, column))}**")
                 for model in others:
                     cells.append(f"**{percent(table.mean(model, eps, column))}**")
@@ -196,7 +196,7 @@ def markdown_table(table: EvaluationTable) -> str:
             for first, second in table.shown_pairs(eps):
                 own = table.of(first, eps)
                 cells = [""] * len(head)
-                cells[0] = f"{first} minus {second}, mean of {len(own)} sets"
+                cells[0] = f"{first} minus {second}, {_mean_of(len(own))}"
                 cells[1] = str(sum(len(r.ids) for r in own))
                 cells[3 + 2 * table.models.index(second)] = signed(
                     table.difference(second, first, eps, column)
@@ -204,3 +204,7 @@ def markdown_table(table: EvaluationTable) -> str:
                 lines.append(f"| {' | '.join(cells)} |")
             parts.append("\n".join(lines))
     return "\n\n".join([*parts, *flag_notes(table)])
+
+
+def _mean_of(sets: int) -> str:
+    return f"mean of {sets} set{'' if sets == 1 else 's'}"

@@ -53,6 +53,7 @@ def build_report(
     out: Path,
     *,
     title: str,
+    about: str = "",
     labels: Mapping[str, str] | None = None,
     runs: Sequence[Run] = (),
     examples: Sequence[Example] = (),
@@ -65,6 +66,7 @@ def build_report(
         table: as `evaluate` returns it; the first model is the one that others are compared with.
         out: the HTML file; replaced if it is there.
         title: of the page.
+        about: what was done, in a sentence or two below the title.
         labels: spec -> a name for people, such as "CLIP"; default the spec's short name.
         runs: hardenings whose recipes are shown, in full; that they made the models is for the caller to know.
         examples: as `collect_examples` makes them, of the same models.
@@ -97,6 +99,7 @@ def build_report(
     template = (resources.files("zsrobust.report") / "template.html").read_text("utf-8")
     text = environment.from_string(template).render(
         title=title,
+        about=about,
         version=__version__,
         table=table,
         labels=names,

@@ -18,8 +18,9 @@ from zsrobust.errors import UserError
 from zsrobust.evaluation.examples import collect_examples
 from zsrobust.evaluation.table import EvaluationTable
 from zsrobust.report.build import build_report
+from zsrobust.threat import format_eps
 from zsrobust.training.loop import harden
-from zsrobust.training.recipe import load_recipe
+from zsrobust.training.recipe import Recipe, load_recipe
 from zsrobust.training.run import Run
 from zsrobust.workflows.harden_and_evaluate import check_evaluation, measure
 
@@ -91,19 +92,29 @@ def demo(
         table,
         folder / "report.html",
         title="Zero-shot adversarial robustness of a small CLIP",
+        about=_about(first),
         labels=labels,
         runs=list(runs.values()),
         examples=examples,
         notes=[
-            "The model and all pictures come with the package: a small CLIP pre-trained on drawn pictures "
-            "of all kinds. Hardening saw pictures of the source's classes alone; every set below has other "
-            "classes.",
-            "FT(Adv.) is the paper's baseline of adversarial training without texts: the same images, steps "
-            "and eps, through a linear layer that is thrown away.",
+            "The model and all pictures come with the package. In its pre-training the model saw drawn pictures "
+            "of all kinds, those of the sets above included; its hardening saw the source's classes alone.",
+            "How the two recipes were chosen, and what was seen before, stands in docs/demo.md; each is one "
+            "training run.",
         ],
         commands=[shlex.join(["zsrobust", "demo", *overrides, *elsewhere])],
     )
     return Demo(table, labels, report, list(runs.values()))
+
+
+def _about(recipe: Recipe) -> str:
+    """Return what the page is about, for someone who has read nothing else."""
+    return (
+        "A small CLIP, made of drawn pictures, is hardened twice on pictures of some classes and measured on "
+        "other classes. TeCoA holds the attacked images to their class texts; FT(Adv.), the baseline of its "
+        "paper (Mao et al., ICLR 2023), trains a linear layer without texts, on the same images. Both harden "
+        f"within {format_eps(recipe.threat.eps)}."
+    )
 
 
 def _refuse_other_folder(folder: Path) -> None:
