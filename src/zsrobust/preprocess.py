@@ -10,8 +10,8 @@ import io
 import math
 import warnings
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -20,6 +20,11 @@ from zsrobust.errors import UserError, one_line, unknown_name
 if TYPE_CHECKING:
     from PIL.Image import Image
     from torch import Tensor
+
+
+ImageRule = Literal["model", "paper"]
+# Short side 256, centre crop 224 (facts 4.2); of another size, in the same proportion.
+_PAPER_MODE = "shortest of 256, crop 224"
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,14 +83,49 @@ class Preprocess:
                 )
         return rule
 
+    def under(self, rule: ImageRule, resize: Literal["crop", "squash"] = "crop") -> Preprocess:
+        """Return the rule by which images are brought to size: the model's own, or TeCoA's.
+
+        "paper" resizes the short side to 8/7 of the model's size (256 for 224) and cuts out the
+        centre, bilinear and antialiased on PIL images; mean and standard deviation stay the model's.
+        Where the ball lies at native resolution neither applies.
+
+        Args:
+            rule: "model" or "paper".
+            resize: of the set, under "paper": "squash" brings both sides to size without a crop.
+
+        Raises:
+            UserError: for "paper" and a model whose images are not square, or an unknown rule.
+        """
+        if rule == "model":
+            return self
+        if rule != "paper":
+            raise unknown_name("image rule", rule, ("model", "paper"))
+        if self.size[0] != self.size[1]:
+            raise UserError(
+                f"preprocess 'paper' makes square images, this model sees {self.size[1]} x "
+                f"{self.size[0]} pixels: use 'model'."
+            )
+        mode = "squash" if resize == "squash" else _PAPER_MODE
+        return replace(self, interpolation="bilinear", resize_mode=mode)
+
     def settings(self) -> dict[str, Any]:
         """Return what determines the pixels, as JSON, for keys and records."""
         return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
 
     def geometry(self) -> Callable[[Image], Image]:
-        """Return resize and crop on a PIL image, exactly open_clip's own evaluation transform."""
+        """Return resize and crop on a PIL image, exactly open_clip's own evaluation transform.
+
+        Or the paper's, for a rule made by `under`.
+        """
         from open_clip.transform import image_transform
-        from torchvision.transforms import Compose
+        from torchvision.transforms import CenterCrop, Compose, InterpolationMode, Resize
+
+        if self.resize_mode == _PAPER_MODE:
+            side = self.size[0]
+            short = Resize(round(side * 256 / 224), InterpolationMode.BILINEAR, antialias=True)
+            cut: Callable[[Image], Image] = Compose([short, CenterCrop(side)])
+            return cut
 
         square = self.size[0] if self.size[0] == self.size[1] else self.size
         whole = image_transform(

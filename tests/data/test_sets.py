@@ -201,7 +201,7 @@ def test_a_repository_that_is_not_there_is_a_fault_of_the_machine(hub_cache):
 def test_suites():
     """mini keeps its source apart; a list is a suite without one; a set counts once."""
     mini = load_suite("mini")
-    assert suite_names() == ["demo", "mini"]
+    assert suite_names() == ["demo", "mini", "paper16", "robustvlm13"]
     assert (mini.source, mini.source_split, len(mini.sets)) == ("mini/tiny_imagenet", "val", 9)
     assert mini.source not in mini.sets
     for name in [mini.source, *mini.sets]:

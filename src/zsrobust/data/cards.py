@@ -13,11 +13,23 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, model_validator
 
+from zsrobust.data.texts import (
+    OPENAI,
+    PAPER_TEMPLATE,
+    NameRule,
+    benchmark_keys,
+    benchmark_templates,
+    by_rule,
+    equal_texts,
+    openai_templates,
+)
 from zsrobust.errors import UserError, unknown_name
 
 FROM_SOURCE = "from-source"
 OPEN_CLIP_IMAGENET = "open_clip:imagenet"
+STORED = "stored"
 HASH_RULE = "sha256 of stored bytes, first 16 hex digits"
+_SHOWN = 4  # of equal texts, in a line
 
 
 class _Strict(BaseModel):
@@ -48,18 +60,49 @@ class HubSource(_Strict):
 
 
 class TorchvisionSource(_Strict):
-    """Files that torchvision reads and checks, below ZSROBUST_DATA or the user's cache."""
+    """The files of one of torchvision's sets, in the form that its download unpacks to.
+
+    They are looked for in `folder` below ZSROBUST_DATA, in ZSROBUST_DATA itself (a root that
+    torchvision filled), and in the user's cache, where a download goes.
+    """
 
     kind: Literal["torchvision"]
-    dataset: Literal["CIFAR10", "CIFAR100"]
+    dataset: Literal[
+        "CIFAR10",
+        "CIFAR100",
+        "STL10",
+        "Caltech101",
+        "Caltech256",
+        "SUN397",
+        "StanfordCars",
+        "Food101",
+        "OxfordIIITPet",
+        "Flowers102",
+        "DTD",
+        "EuroSAT",
+        "FGVCAircraft",
+        "Country211",
+    ]
+    folder: Place
+
+
+class UnpackedSource(_Strict):
+    """The files of a set that torchvision does not have, as its archive unpacks (`trees.py`)."""
+
+    kind: Literal["unpacked"]
+    layout: Literal["tiny-imagenet", "hateful-memes"]
     folder: Place
 
 
 class ImagenetSource(_Strict):
-    """ImageNet as it unpacks, SPLIT/WNID/*.JPEG, in one of some folders below ZSROBUST_DATA."""
+    """ImageNet as it unpacks, SPLIT/WNID/*.JPEG, in one of some folders below ZSROBUST_DATA.
+
+    `whole`: a set of one split, its WNID folders in the folder itself.
+    """
 
     kind: Literal["imagenet-folders"]
     folders: Annotated[list[Place], Field(min_length=1)]
+    whole: bool = False
 
 
 class DrawnSource(_Strict):
@@ -71,9 +114,24 @@ class DrawnSource(_Strict):
 
 
 Source = Annotated[
-    WdsSource | HubSource | TorchvisionSource | ImagenetSource | DrawnSource,
+    WdsSource | HubSource | TorchvisionSource | UnpackedSource | ImagenetSource | DrawnSource,
     Field(discriminator="kind"),
 ]
+
+
+class CardTexts(_Strict):
+    """The texts of a card under a preset (`texts.py`).
+
+    Args:
+        templates: with `{}`; a key of clip_benchmark.yaml, or "openai"; None for the card's own.
+        classnames: by label; "stored" (as the set's own files name them), or "file:NAME"; None for
+            the card's own.
+        name_rule: applied to these names.
+    """
+
+    templates: list[str] | str | None = None
+    classnames: list[str] | str | None = None
+    name_rule: NameRule | None = None
 
 
 class Card(_Strict):
@@ -87,11 +145,17 @@ class Card(_Strict):
         splits: number of images of each split.
         classes: number of classes; None for a set without labels.
         classnames: the names by label; "from-source" (its classnames.txt); "open_clip:imagenet"
-            (the list curated by CLIP's authors); "file:NAME" (a list of lines beside the card).
+            (the list curated by CLIP's authors); "file:NAME" (lines of a file below cards/).
             None for a set without labels.
+        name_rule: what is done to each of these names (`texts.by_rule`); None leaves them.
+        names_of: "source" takes names and their order from the set's own files where they have
+            them; the list serves to check them, and where no image is here.
         templates: texts with `{}` for the class name; None where the set has none.
+        texts: what presets of templates mean for this set, where it is not the general rule.
         native_size: side of the stored images in pixels; None where they differ.
         resolution: where the ball is drawn if the user does not say, "native" or "model".
+        paper_resize: how the paper's image rule brings this set to size: "crop" (short side, then
+            centre crop) or "squash" (both sides at once).
         hash_rule: how a record names an image's content; one rule for all sets.
         split_rule: where the split comes from.
         licence: as its source states it.
@@ -107,9 +171,13 @@ class Card(_Strict):
     splits: Annotated[dict[str, PositiveInt], Field(min_length=1)]
     classes: PositiveInt | None = None
     classnames: list[str] | str | None = None
+    name_rule: NameRule | None = None
+    names_of: Literal["card", "source"] = "card"
     templates: Annotated[list[str], Field(min_length=1)] | None = None
+    texts: dict[Literal["paper", "clip-benchmark"], CardTexts] = {}
     native_size: PositiveInt | None = None
     resolution: Literal["model", "native"] = "model"
+    paper_resize: Literal["crop", "squash"] = "crop"
     hash_rule: Literal["sha256 of stored bytes, first 16 hex digits"]
     split_rule: str
     licence: str
@@ -135,31 +203,119 @@ class Card(_Strict):
         for template in self.templates or []:
             if template.count("{}") != 1:
                 raise ValueError(f"template {template!r} must hold {{}} once")
+        for preset, texts in self.texts.items():
+            if isinstance(texts.templates, str) and texts.templates not in (
+                OPENAI,
+                *benchmark_keys(),
+            ):
+                raise ValueError(f"texts.{preset}: no templates {texts.templates!r} are known")
         return self
 
-    def names(self) -> list[str] | None:
+    def names(self, stored: list[str] | None = None) -> list[str] | None:
         """Return the class names by label; None where they come from the source, or there are none.
+
+        Args:
+            stored: the names that the set's own files have, where it is open.
 
         Raises:
             UserError: if the list does not have `classes` names.
         """
-        if self.classnames is None or self.classnames == FROM_SOURCE:
+        names = self.stored_names(stored)
+        return None if names is None else [by_rule(self.name_rule, name) for name in names]
+
+    def stored_names(self, stored: list[str] | None = None) -> list[str] | None:
+        """Return what `names` makes its names of: those in the source's files, or the card's list."""
+        if self.classnames is None:
             return None
-        if isinstance(self.classnames, list):
-            return list(self.classnames)
-        if self.classnames == OPEN_CLIP_IMAGENET:
+        if self.classnames == FROM_SOURCE or (self.names_of == "source" and stored is not None):
+            return stored
+        return self._listed(self.classnames)
+
+    def preset(
+        self, name: str, stored: list[str] | None = None
+    ) -> tuple[list[str] | None, list[str]]:
+        """Return class names and templates under a preset of `texts.PRESETS`.
+
+        Args:
+            name: "paper", "openai" or "clip-benchmark".
+            stored: as in `names`.
+
+        Raises:
+            UserError: if CLIP benchmark is asked for and does not have this set.
+        """
+        own = self.names(stored)
+        if name == OPENAI:
+            return own, openai_templates()
+        texts = self.texts.get("paper" if name == "paper" else "clip-benchmark")
+        if texts is None:
+            if name == "paper":
+                return paper_names(own), [PAPER_TEMPLATE]
+            raise UserError(
+                f"templates 'clip-benchmark': CLIP benchmark has no texts for {self.name}; leave this "
+                "set out, or measure it with other templates."
+            )
+        if texts.classnames == STORED:
+            names = self.stored_names(stored)
+        elif texts.classnames is not None:
+            names = [by_rule(texts.name_rule, line) for line in self._listed(texts.classnames)]
+        else:
+            names = own
+        templates = texts.templates or self.templates or [PAPER_TEMPLATE]
+        return names, (
+            benchmark_templates(templates) if isinstance(templates, str) else list(templates)
+        )
+
+    def check(self) -> tuple[list[str], list[str]]:
+        """Return what is wrong with the card, and what is worth knowing, a line each.
+
+        Counts and lists are compared; classes with equal texts are told, by default and under the
+        presets that differ. No image and no network is needed.
+        """
+        problems: list[str] = []
+        notes: list[str] = []
+        known: list[list[str]] = []
+        for what in ("", "paper", "clip-benchmark"):
+            try:
+                if what and what not in self.texts:
+                    continue
+                names = self.preset(what)[0] if what else self.names()
+            except UserError as error:
+                problems.append(str(error))
+                continue
+            if names is None or names in known:
+                continue
+            known.append(names)
+            equal = equal_texts(names)
+            if equal:
+                where = f" under {what}" if what else ""
+                shown = ", ".join(
+                    f"{name!r} ({', '.join(map(str, labels))})" for name, labels in equal[:_SHOWN]
+                )
+                more = ", ..." if len(equal) > _SHOWN else ""
+                notes.append(f"{len(equal)} equal class texts{where}: {shown}{more}")
+        return problems, notes
+
+    def _listed(self, classnames: list[str] | str) -> list[str]:
+        if isinstance(classnames, list):
+            names = list(classnames)
+        elif classnames == OPEN_CLIP_IMAGENET:
             from open_clip.zero_shot_metadata import IMAGENET_CLASSNAMES
 
             names = [str(name) for name in IMAGENET_CLASSNAMES]
         else:
-            beside = _folder().joinpath(*self.name.split("/")[:-1])
-            lines = beside.joinpath(self.classnames.removeprefix("file:")).read_text("utf-8")
-            names = [line.strip() for line in lines.splitlines()]
+            place = classnames.removeprefix("file:").split("/")
+            # Not stripped: some lists are kept to the letter.
+            names = _folder().joinpath(*place).read_text("utf-8").splitlines()
         if len(names) != self.classes:
             raise UserError(
                 f"card {self.name}: {len(names)} class names, but classes: {self.classes}."
             )
         return names
+
+
+def paper_names(names: list[str] | None) -> list[str] | None:
+    """Return class names as TeCoA's code treats those of a set that it has no texts for."""
+    return None if names is None else [by_rule("paper", name) for name in names]
 
 
 def _folder() -> Traversable:

@@ -34,7 +34,7 @@ def open_folder(folder: Path, split: str | None) -> Opened:
     folder = Path(os.path.abspath(folder))
     root = folder / (split or "test")
     if not root.is_dir():
-        names = [path.name for path in _folders(folder)]
+        names = [path.name for path in folders_of(folder)]
         if names and _USUAL_SPLITS.issuperset(name.lower() for name in names):
             raise unknown_name(f"split of {folder}", split or "test", names)
         if split not in (None, "test", folder.name):
@@ -44,8 +44,8 @@ def open_folder(folder: Path, split: str | None) -> Opened:
             )
         root = folder
     name, split = folder.name, split or "test"
-    classes = _folders(root)
-    beside = _pictures(root, deep=False)
+    classes = folders_of(root)
+    beside = pictures_of(root, deep=False)
     if not classes:
         return Opened(name, split, _files(root, beside, None))
     if beside:
@@ -55,7 +55,7 @@ def open_folder(folder: Path, split: str | None) -> Opened:
         )
     files, labels = [], []
     for label, path in enumerate(classes):
-        found = _pictures(path, deep=True)
+        found = pictures_of(path, deep=True)
         files += found
         labels += [label] * len(found)
     listed = next((p / CLASSNAMES for p in (root, folder) if (p / CLASSNAMES).is_file()), None)
@@ -70,7 +70,7 @@ def open_folder(folder: Path, split: str | None) -> Opened:
     return Opened(name, split, _files(root, files, labels), names)
 
 
-def open_imagenet(root: Path, split: str, classnames: list[str]) -> Opened:
+def open_imagenet(root: Path, split: str, classnames: list[str], *, whole: bool = False) -> Opened:
     """Open ImageNet as its authors' tars unpack: SPLIT/WNID/*.JPEG, label i = i-th sorted wnid.
 
     Validation images that lie flat in val/ get their labels from LOC_val_solution.csv (in `root`,
@@ -81,14 +81,17 @@ def open_imagenet(root: Path, split: str, classnames: list[str]) -> Opened:
         root: the folder that holds `split`.
         split: "train" or "val".
         classnames: one for each wnid, in their sorted order.
+        whole: the WNID folders stand in `root` itself (ImageNet-R, ImageNet-Sketch).
 
     Raises:
         UserError: if the wnids are not as many as the names, or flat images have no labels.
     """
-    folder = root / split
-    classes = _folders(folder)
+    folder = root if whole else root / split
+    classes = folders_of(folder)
     if classes:
-        by_wnid = {path.name: _pictures(path, deep=True) for path in classes}
+        by_wnid = {path.name: pictures_of(path, deep=True) for path in classes}
+    elif whole:
+        by_wnid = {}
     else:
         by_wnid = _sorted_by_solution(root, folder)
     wnids = sorted(by_wnid)
@@ -126,7 +129,7 @@ def _sorted_by_solution(root: Path, folder: Path) -> dict[str, list[Path]]:
             f"{solution}: not a table with ImageId and PredictionString in each line; bring it anew."
         ) from error
     by_wnid: dict[str, list[Path]] = {wnid: [] for wnid in wnid_of.values()}
-    for file in _pictures(folder, deep=False):
+    for file in pictures_of(folder, deep=False):
         if file.stem not in wnid_of:
             raise UserError(
                 f"{solution}: no line for {file.name}; bring the file that fits the images."
@@ -141,7 +144,7 @@ def _files(root: Path, files: list[Path], labels: list[int] | None) -> FileImage
     return FileImages(files, [file.relative_to(root).as_posix() for file in files], labels)
 
 
-def _folders(folder: Path) -> list[Path]:
+def folders_of(folder: Path) -> list[Path]:
     """Return the sub-folders by name; hidden ones and __MACOSX are no classes."""
     found = (path for path in folder.iterdir() if path.is_dir())
     return sorted(
@@ -149,7 +152,7 @@ def _folders(folder: Path) -> list[Path]:
     )
 
 
-def _pictures(folder: Path, *, deep: bool) -> list[Path]:
+def pictures_of(folder: Path, *, deep: bool) -> list[Path]:
     """Return the picture files by path; other files, and hidden ones, are passed over."""
     found = folder.rglob("*") if deep else folder.iterdir()
     return sorted(

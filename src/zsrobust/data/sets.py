@@ -17,19 +17,21 @@ import hashlib
 import os
 import re
 from collections import Counter
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, assert_never
 
 import yaml
 
-from zsrobust.data.cards import Card, Source, card_names, load_card
+from zsrobust.data.cards import Card, Source, card_names, load_card, paper_names
 from zsrobust.data.folders import open_folder, open_imagenet
 from zsrobust.data.pickles import download_folder, open_cifar
 from zsrobust.data.storage import Opened
-from zsrobust.data.tars import open_tars, split_names
+from zsrobust.data.tars import CLASSNAMES, open_tars, split_names
+from zsrobust.data.texts import OPENAI, PAPER_TEMPLATE, openai_templates, preset_of
+from zsrobust.data.trees import download_tree, open_tree
 from zsrobust.errors import EnvironmentFault, UserError, unknown_name
 from zsrobust.hashing import image_hash
 
@@ -37,6 +39,10 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 _SHOWN = 5  # of a long list of ids or names, in a problem's line
+
+
+class SetMissing(UserError):
+    """A card's images are not on this machine."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +72,7 @@ class ImageSet:
         templates: of the set itself, with `{}` for the class name, or None.
         native_size: side of the stored images in pixels where the card states it, or None.
         resolution: where the ball is drawn unless the user says: "model" or "native".
+        paper_resize: of the paper's image rule, "crop" or "squash".
         ids: N of them, unique, in stored order.
         labels: N of them, each the number of a class name; or None.
         captioned: whether any sample has captions.
@@ -75,15 +82,17 @@ class ImageSet:
     def __init__(self, opened: Opened, card: Card | None = None) -> None:
         self.name = card.name if card else opened.name
         self.split = opened.split
-        self.classnames = opened.classnames
+        self.classnames = card.names(opened.classnames) if card else opened.classnames
         self.templates = (card.templates if card else None) or opened.templates
         self.native_size = card.native_size if card else None
         self.resolution: Literal["model", "native"] = card.resolution if card else "model"
+        self.paper_resize: Literal["crop", "squash"] = card.paper_resize if card else "crop"
         self.ids = opened.storage.ids
         self.labels = opened.storage.labels
         self.captioned = opened.storage.captioned
         self.encoded = opened.storage.encoded
         self._storage = opened.storage
+        self._stored_names = opened.classnames
         self._card = card
         self._order: list[int] | None = None
 
@@ -131,12 +140,43 @@ class ImageSet:
         if not isinstance(storage, DrawnImages):
             return self
         other = DrawnImages(storage.section, storage.split, storage.seed, storage.count, side)
-        opened = Opened(self.name, self.split, other, self.classnames, self.templates)
+        opened = Opened(self.name, self.split, other, self._stored_names, self.templates)
         return ImageSet(opened, self._card)
 
     def captions(self, index: int) -> list[str] | None:
         """Return a sample's captions, None if it has none."""
         return self._storage.captions(index)
+
+    def texts(self, templates: Sequence[str] | None) -> tuple[list[str] | None, list[str] | None]:
+        """Return class names by label and templates, as they are asked for.
+
+        Args:
+            templates: texts with one {} each (several are an ensemble), one preset of
+                `texts.PRESETS`, or None for the set's own. "paper" and "clip-benchmark" bring the
+                class names that belong to them.
+
+        Returns:
+            The names, None for a set without labels; the templates, None if none were asked for and
+            the set has none.
+
+        Raises:
+            UserError: for no template, one without {}, or a preset that the set does not have.
+        """
+        if templates is None:
+            return self.classnames, None if self.templates is None else list(self.templates)
+        preset = preset_of(templates)
+        if preset is None:
+            return self.classnames, list(templates)
+        if self._card is not None:
+            return self._card.preset(preset, self._stored_names)
+        if preset == OPENAI:
+            return self.classnames, openai_templates()
+        if preset == "paper":
+            return paper_names(self.classnames), [PAPER_TEMPLATE]
+        raise UserError(
+            f"templates {preset!r}: only sets with a card have them, {self.name!r} has none; give "
+            "templates of your own, or leave the set out."
+        )
 
     def order(self) -> list[int]:
         """Return the one fixed order: every "first N" is a prefix of it.
@@ -186,6 +226,8 @@ class ImageSet:
             classes = len(self.classnames) if self.classnames is not None else None
             if classes != self._card.classes:
                 problems.append(f"{classes} classes, the card says {self._card.classes}.")
+            elif self._card.names_of == "source":
+                problems += _renamed(self._card.names() or [], self.classnames or [])
         if self.classnames is not None and self.labels is not None:
             problems += self._check_classes(self.classnames, self.labels)
         if pictures:
@@ -199,8 +241,9 @@ class ImageSet:
             problems.append(
                 f"{len(outside)} labels outside 0 to {len(names) - 1}: {self._some(outside)}."
             )
+        listed = Counter((self._card.names() if self._card else None) or [])
         for name, count in Counter(names).items():
-            if count > 1:
+            if count > 1 and listed[name] != count:  # what a card's own list holds is told with it
                 which = ", ".join(str(k) for k, other in enumerate(names) if other == name)
                 problems.append(f"class name {name!r} stands for {count} labels: {which}.")
         present = set(labels)
@@ -230,6 +273,18 @@ class ImageSet:
         return shown + (", ..." if len(indices) > _SHOWN else "")
 
 
+def _renamed(listed: list[str], found: list[str]) -> list[str]:
+    other = [
+        f"{k} is {name!r}, not {known!r}"
+        for k, (known, name) in enumerate(zip(listed, found, strict=True))
+        if name != known
+    ]
+    if not other:
+        return []
+    shown = "; ".join(other[:_SHOWN]) + ("; ..." if len(other) > _SHOWN else "")
+    return [f"{len(other)} class names of the files are not those of the card: {shown}."]
+
+
 @dataclass(frozen=True, slots=True)
 class Suite:
     """A named list of sets to measure on, the set that hardening may see kept apart.
@@ -239,12 +294,14 @@ class Suite:
         source: spec of the source set; None for a list given ad hoc.
         source_split: its held-out split, for choices before any target is looked at; or None.
         sets: specs of the targets, each once.
+        optional: those of them that are left out, and said, where their images are not here.
     """
 
     name: str
     source: str | None
     source_split: str | None
     sets: list[str]
+    optional: list[str] = field(default_factory=list)
 
 
 def open_set(spec: str, split: str | None = None, *, download: bool = False) -> ImageSet:
@@ -257,7 +314,7 @@ def open_set(spec: str, split: str | None = None, *, download: bool = False) -> 
 
     Raises:
         UserError: if the spec, the split or the content is wrong, or no source of a card is found;
-            the message then says how to bring the set.
+            the message then says how to bring the set (`SetMissing`).
         EnvironmentFault: if the hub cannot be reached, or a file not be read.
     """
     if not isinstance(spec, str):
@@ -282,14 +339,14 @@ def open_set(spec: str, split: str | None = None, *, download: bool = False) -> 
     split = split or card.split
     if split not in card.splits:
         raise unknown_name(f"split of {card.name}", split, card.splits)
-    names = card.names()
+    names = card.names() if card.names_of == "card" else None
     for source in card.sources:
         opened = _open_source(source, card, split, names, download=download)
         if opened is not None:
             return ImageSet(opened, card)
     data = os.environ.get("ZSROBUST_DATA")
     where = f"ZSROBUST_DATA is {data}" if data else "ZSROBUST_DATA is not set"
-    raise UserError(
+    raise SetMissing(
         f"{card.name}, split {split!r}, is not on this machine ({where}). {card.bring.strip()}"
     )
 
@@ -314,14 +371,17 @@ def load_suite(name_or_list: str) -> Suite:
             "commas between."
         )
     sets: list[str] = []
+    optional: list[str] = []
     for spec in specs:
         if spec in suites:
             sets += suites[spec].sets
+            optional += suites[spec].optional
         else:
             _known(_split_off(spec)[0], list(suites))
             sets.append(spec)
     # A set named twice would count twice in a mean.
-    return Suite(name_or_list, None, None, list(dict.fromkeys(sets)))
+    optional = [spec for spec in dict.fromkeys(optional) if spec not in specs]
+    return Suite(name_or_list, None, None, list(dict.fromkeys(sets)), optional)
 
 
 def suite_names() -> list[str]:
@@ -393,6 +453,8 @@ def _open_source(
         there = source.splits.get(split, split)
         if data is None or there not in split_names(data / source.wds):
             return None
+        if classnames is None and not (data / source.wds / CLASSNAMES).is_file():
+            classnames = card.names()
         return replace(open_tars(data / source.wds, there, classnames), split=split)
     if source.kind == "hf-hub":
         there = source.splits.get(split, split)
@@ -404,22 +466,41 @@ def _open_source(
             return None
         return replace(opened, split=split)
     if source.kind == "torchvision":
-        roots = [data / source.folder] if data is not None else []
+        roots = [data / source.folder, data] if data is not None else []
         roots.append(download_folder(source.folder))
-        found = open_cifar(roots, source.dataset, split, download=download)
-        return (
-            found if found is None or classnames is None else replace(found, classnames=classnames)
-        )
+        if source.dataset in {"CIFAR10", "CIFAR100"}:
+            return open_cifar(roots, source.dataset, split, download=download)
+        found = open_tree(source.dataset, roots, split)
+        if found is None and download:
+            found = download_tree(source.dataset, roots[-1], split)
+        return None if found is None else _whole(found, card)
+    if source.kind == "unpacked":
+        roots = [data / source.folder, data] if data is not None else []
+        found = open_tree(source.layout, roots, split)
+        return None if found is None else _whole(found, card)
     if source.kind == "imagenet-folders":
         for folder in source.folders:
-            if data is not None and (data / folder / split).is_dir():
-                return open_imagenet(data / folder, split, classnames or [])
+            held = None if data is None else data / folder
+            if held is not None and (held if source.whole else held / split).is_dir():
+                return open_imagenet(held, split, classnames or [], whole=source.whole)
         return None
     if source.kind == "drawn":
         from zsrobust.data.drawn.sections import open_drawn  # brings numpy and Pillow
 
         return open_drawn(source.section, split, source.seed, card.splits[split])
     assert_never(source)
+
+
+def _whole(found: Opened, card: Card) -> Opened:
+    """Refuse a folder with too few or too many classes: all labels behind the missing one were wrong."""
+    if found.classnames is not None and len(found.classnames) != card.classes:
+        raise UserError(
+            f"{card.name}: {len(found.classnames)} classes in its files, the card says {card.classes}; "
+            "unpack the whole set anew (a part of it is opened with folder:DIR)."
+        )
+    if not found.storage.ids:
+        raise UserError(f"{card.name}: no picture in its folders; unpack the set anew.")
+    return found
 
 
 def _open_hub(repo: str, split: str, classnames: list[str] | None, *, local: bool) -> Opened:
