@@ -54,7 +54,7 @@ def test_losses_match_the_formula(parts):
     """Of features as they are: twice as long, another loss. The adversary maximises the same."""
     learner, batch = parts
     head, encode = learner.objective.head, learner.encoder
-    found = learner.objective.losses(encode, batch.images, learner.objective.prepare(batch))
+    found = learner.objective.losses(encode, batch.images, learner.objective.prepare(batch, encode))
     expected = slow_loss(encode(batch.images), head.weight, head.bias, batch.labels)
     assert found.tolist() == pytest.approx(expected, rel=1e-10)
     assert torch.equal(found, learner.objective.attack_losses(encode, batch.images, batch))

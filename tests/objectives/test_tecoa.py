@@ -42,7 +42,7 @@ def test_labels_match_the_formula(parts):
     anchors, encode, images, labels = parts
     objective = Tecoa(anchors, logit_scale=24.7).double()
     batch = TrainingBatch(ids=list("abcdef"), images=images, labels=labels)
-    found = objective.losses(encode, images, objective.prepare(batch))
+    found = objective.losses(encode, images, objective.prepare(batch, encode))
     expected = slow_loss(encode(images), anchors, labels.tolist(), 24.7)
     assert found.tolist() == pytest.approx(expected, rel=1e-10)
     assert torch.equal(found, objective.attack_losses(encode, images, batch))
@@ -96,7 +96,9 @@ def test_pairs_match_the_formula_over_unique_texts(parts):
     _, encode, images, _ = parts
     captions = ["dog", "cat", "bird", "Cat", "dog", "cat"]
     table, objective = pairs_objective()
-    batch = objective.prepare(TrainingBatch(ids=list("abcdef"), images=images, captions=captions))
+    batch = objective.prepare(
+        TrainingBatch(ids=list("abcdef"), images=images, captions=captions), encode
+    )
     found = objective.losses(encode, images, batch)
     # unique texts in order of appearance: dog, cat, bird
     expected = slow_loss(encode(images), table[[1, 0, 2]], [0, 1, 2, 1, 0, 1], 20.0)
@@ -108,7 +110,9 @@ def test_pairs_see_the_texts_of_all_ranks(parts):
     _, encode, images, _ = parts
     captions = ["dog", "cat", "dog", "dog", "cat", "cat"]
     table, objective = pairs_objective(gather=lambda mine: ["fish", "bird", *mine])
-    batch = objective.prepare(TrainingBatch(ids=list("abcdef"), images=images, captions=captions))
+    batch = objective.prepare(
+        TrainingBatch(ids=list("abcdef"), images=images, captions=captions), encode
+    )
     found = objective.losses(encode, images, batch)
     expected = slow_loss(encode(images), table[[3, 2, 1, 0]], [2, 3, 2, 2, 3, 3], 20.0)
     assert found.tolist() == pytest.approx(expected, rel=1e-10)
@@ -116,10 +120,12 @@ def test_pairs_see_the_texts_of_all_ranks(parts):
 
 def test_one_text_cannot_be_contrasted(parts):
     """A batch of one caption has loss 0 and teaches nothing: refused."""
-    _, _, images, _ = parts
+    _, encode, images, _ = parts
     _, objective = pairs_objective()
     with pytest.raises(UserError, match="nothing to contrast"):
-        objective.prepare(TrainingBatch(ids=list("ab"), images=images[:2], captions=["cat", "Cat"]))
+        objective.prepare(
+            TrainingBatch(ids=list("ab"), images=images[:2], captions=["cat", "Cat"]), encode
+        )
 
 
 def test_what_a_sample_lacks_is_said(parts):
@@ -129,7 +135,7 @@ def test_what_a_sample_lacks_is_said(parts):
     with pytest.raises(UserError, match="needs labels; for captions use 'tecoa-pairs'"):
         Tecoa(anchors, 1.0).losses(encode, images, batch)
     with pytest.raises(UserError, match="needs captions; for class labels use 'tecoa'"):
-        pairs_objective()[1].prepare(batch)
+        pairs_objective()[1].prepare(batch, encode)
     with pytest.raises(UserError, match="did you mean 'tecoa"):
         objective_class("tecao")
 

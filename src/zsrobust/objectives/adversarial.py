@@ -19,7 +19,7 @@ from torch.nn import functional
 
 from zsrobust.adaptations.linear import LinearHead
 from zsrobust.errors import UserError
-from zsrobust.objectives.objective import Encode, Objective, TrainingBatch
+from zsrobust.objectives.objective import Encode, Needs, Objective, ScoredBy, TrainingBatch
 
 
 class Adv(Objective):
@@ -31,8 +31,9 @@ class Adv(Objective):
     """
 
     name: ClassVar[str] = "adv"
-    needs: ClassVar[str] = "labels"
+    needs: ClassVar[Needs] = "labels"
     trains_head: ClassVar[bool] = True
+    scored_by: ClassVar[ScoredBy] = "head"
 
     def __init__(self, head: LinearHead, head_start: str = "random") -> None:
         super().__init__()
@@ -46,7 +47,9 @@ class Adv(Objective):
             UserError: if the samples carry no labels.
         """
         if batch.labels is None:
-            raise UserError("objective 'adv' needs labels; for captions use 'tecoa-pairs'.")
+            raise UserError(
+                f"objective {self.name!r} needs labels; for captions use 'tecoa-pairs'."
+            )
         return functional.cross_entropy(self.head(encode(images)), batch.labels, reduction="none")
 
     def settings(self) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from zsrobust.errors import UserError
-from zsrobust.objectives.objective import Encode, Objective, TrainingBatch
+from zsrobust.objectives.objective import Encode, Needs, Objective, TrainingBatch
 
 
 def tecoa_losses(features: Tensor, anchors: Tensor, labels: Tensor, scale: float) -> Tensor:
@@ -64,7 +64,7 @@ class Tecoa(Objective):
     """
 
     name: ClassVar[str] = "tecoa"
-    needs: ClassVar[str] = "labels"
+    needs: ClassVar[Needs] = "labels"
     anchors: Tensor
 
     def __init__(
@@ -78,7 +78,9 @@ class Tecoa(Objective):
     def losses(self, encode: Encode, images: Tensor, batch: TrainingBatch) -> Tensor:
         """Return CE(scale * cos(f(x'), T), y) of each sample (N,)."""
         if batch.labels is None:
-            raise UserError("objective 'tecoa' needs labels; for captions use 'tecoa-pairs'.")
+            raise UserError(
+                f"objective {self.name!r} needs labels; for captions use 'tecoa-pairs'."
+            )
         return tecoa_losses(encode(images), self.anchors, batch.labels, self.scale)
 
     def settings(self) -> dict[str, Any]:
@@ -98,7 +100,7 @@ class TecoaPairs(Objective):
     """
 
     name: ClassVar[str] = "tecoa-pairs"
-    needs: ClassVar[str] = "captions"
+    needs: ClassVar[Needs] = "captions"
     couples_batch: ClassVar[bool] = True
 
     def __init__(
@@ -113,7 +115,7 @@ class TecoaPairs(Objective):
         self.scale = resolve_scale(temperature, logit_scale)
         self._tokenise, self._encode_texts, self._gather = tokenise, encode_texts, gather
 
-    def prepare(self, batch: TrainingBatch) -> TrainingBatch:
+    def prepare(self, batch: TrainingBatch, encode: Encode) -> TrainingBatch:
         """Encode the unique texts of the global batch; targets "anchors" (U, D) and "own" (N,).
 
         Raises:
