@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from zsrobust.adaptations import ADAPTATIONS, Full, build
+from zsrobust.adaptations import ADAPTATIONS, Full, adaptation_class, build
 from zsrobust.errors import UserError
 
 TEXT = {"context_length": 12, "vocab_size": 100, "width": 16, "heads": 2, "layers": 1}
@@ -75,8 +75,8 @@ def test_models_without_an_image_tower_are_refused() -> None:
 
 
 def test_table_and_build() -> None:
-    assert ADAPTATIONS["full"] is Full
-    assert all(chosen.name == name for name, chosen in ADAPTATIONS.items())
+    assert adaptation_class("full") is Full
+    assert all(adaptation_class(name).name == name for name in ADAPTATIONS)
     assert build("full").settings() == {}
     with pytest.raises(UserError, match="unknown adaptation 'ful': did you mean 'full'"):
         build("ful")

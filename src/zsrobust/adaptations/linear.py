@@ -1,4 +1,4 @@
-"""A linear head on image features: where it starts, and its fit as a linear probe.
+"""A linear head on image features: its start, its fit as a probe; and the adaptation that moves it alone.
 
 The head of the paper's baselines Adv. and LP (facts 5): logits = W f + b, f the image features before
 normalisation. It is trained on the source's classes and is no part of the zero-shot model.
@@ -9,12 +9,15 @@ Letters: N samples, K classes, D embedding; features (N, D), labels (N,) int64 i
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from zsrobust import randomness
+from zsrobust.adaptations.adaptation import Adaptation, Moving, image_tower
 from zsrobust.errors import UserError
 
 PROBE_L2 = 3e-3
@@ -28,6 +31,22 @@ _TOLERANCE = 1e-6
 _ITERATIONS = 1000
 _ROWS = 8192
 """Samples whose logits are held at a time."""
+
+
+@dataclass(frozen=True, slots=True)
+class Linear(Adaptation):
+    """Nothing of the model moves, of any open_clip model: what learns is the head of objective `linear`.
+
+    Source: facts 5, LP: the encoder is frozen.
+    """
+
+    name: ClassVar[str] = "linear"
+
+    def apply(self, model: nn.Module, seed: int = 0) -> Moving:
+        """Freeze the whole model; see `Adaptation.apply`. Nothing is drawn."""
+        del seed
+        image_tower(model, self.name)
+        return []
 
 
 class LinearHead(nn.Module):

@@ -16,7 +16,8 @@ if TYPE_CHECKING:
         text_record,
     )
     from zsrobust.models.foreign import overlay, read_tower
-    from zsrobust.models.load import Clip, load_clip, new_clip
+    from zsrobust.models.interpolation import MixedClip, interpolate, mix
+    from zsrobust.models.load import Clip, load_clip, load_unmerged, new_clip
     from zsrobust.models.public import PublicWeights, public_weights
     from zsrobust.models.save import convert, save_hardened, save_open_clip, save_visual
     from zsrobust.models.spec import ModelSpec, parse_spec
@@ -25,12 +26,16 @@ _HOMES = {
     "Clip": "load",
     "HeadClassifier": "classifier",
     "ImageEncoder": "classifier",
+    "MixedClip": "interpolation",
     "ModelSpec": "spec",
     "PublicWeights": "public",
     "TextAnchors": "classifier",
     "ZeroShotClassifier": "classifier",
     "convert": "save",
+    "interpolate": "interpolation",
     "load_clip": "load",
+    "load_unmerged": "load",
+    "mix": "interpolation",
     "new_clip": "load",
     "overlay": "foreign",
     "parse_spec": "spec",
@@ -47,13 +52,17 @@ __all__ = [
     "Clip",
     "HeadClassifier",
     "ImageEncoder",
+    "MixedClip",
     "ModelEntry",
     "ModelSpec",
     "PublicWeights",
     "TextAnchors",
     "ZeroShotClassifier",
     "convert",
+    "interpolate",
     "load_clip",
+    "load_unmerged",
+    "mix",
     "model_names",
     "new_clip",
     "overlay",

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, cast
 from torch import Tensor, nn
 
 from zsrobust.errors import UserError
+from zsrobust.models.adapters import refuse_prompts
 from zsrobust.models.load import check_quick_gelu
 from zsrobust.models.public import public_file
 from zsrobust.models.weights import few, fill, read_file, strip_prefix, tensor_table
@@ -46,6 +47,8 @@ def overlay(clip: Clip, tensors: Mapping[str, Tensor], file: Path) -> None:
         UserError: naming the first few that do not fit.
     """
     visual = cast(nn.Module, clip.model.visual)
+    mend = "name the model that the prompts were trained on as base"
+    refuse_prompts(clip.model, f"base {clip.spec}", mend)
     fill(
         visual,
         tensors,

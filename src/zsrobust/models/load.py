@@ -20,8 +20,10 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from torch import Tensor, nn
 
+from zsrobust.adaptations.prompts import prompt_facts
 from zsrobust.errors import EnvironmentFault, UserError, unknown_name
 from zsrobust.hashing import sha256_json, sha256_tensors
+from zsrobust.models.adapters import PROMPTS_NAME, put_prompts, take_out_factors
 from zsrobust.models.public import public_hub
 from zsrobust.models.spec import CONFIG_NAME, ModelSpec, parse_spec
 from zsrobust.models.weights import (
@@ -80,15 +82,24 @@ class Clip:
 
     @property
     def fingerprint(self) -> str:
-        """Hex SHA-256 of every tensor and of the architecture, activation included.
+        """Hex SHA-256 of every tensor and of the architecture, activation included, prompts too.
 
         Computed when first asked for, and again after a tensor was written to.
         """
         state = self.model.state_dict(keep_vars=True)
-        seen = tuple((id(tensor), tensor._version, tensor.data_ptr()) for tensor in state.values())
+        tensors = tuple(
+            (id(tensor), tensor._version, tensor.data_ptr()) for tensor in state.values()
+        )
+        facts = prompt_facts(self.model)
+        seen = (tensors, str(facts))
         if self._fingerprint is None or self._fingerprint[0] != seen:
-            architecture = _essential(self.config["model_cfg"])
-            content = {"tensors": sha256_tensors(state), "architecture": architecture}
+            architecture = essential_config(self.config["model_cfg"])
+            content: dict[str, Any] = {
+                "tensors": sha256_tensors(state),
+                "architecture": architecture,
+            }
+            if facts:  # what prompts have beside their tensors; a plain model hashes as ever
+                content["prompts"] = facts
             self._fingerprint = (seen, sha256_json(content))
         return self._fingerprint[1]
 
@@ -152,6 +163,29 @@ def load_clip(spec: str | ModelSpec, device: str | torch.device = "cpu") -> Clip
     return _load(parsed).to(target)
 
 
+def load_unmerged(spec: str, device: str | torch.device = "cpu") -> Clip:
+    """Load a LoRA hardening with its factors beside the weights that it started from, as in training.
+
+    Its features are those of `load_clip(spec)` but for rounding. The factors alone require a gradient; what
+    trains them on merges them with `zsrobust.adaptations.lora.merge`.
+
+    Args:
+        spec: run:DIR.
+        device: where to put it.
+
+    Raises:
+        UserError: as `load_clip`, and if it is no run with adaptation `lora`, or its factors are missing,
+            damaged or of another run.
+        EnvironmentFault: if a file cannot be read.
+    """
+    parsed, target = parse_spec(spec), _device(device)
+    if parsed.kind != "run":
+        raise UserError(f"{spec}: only what a hardening wrote has factors; give a spec run:DIR.")
+    clip, folder = _load(parsed), cast(Path, parsed.folder) / "model"
+    take_out_factors(clip.model, read_adaptation(folder), folder)
+    return clip.to(target)
+
+
 def new_clip(config: Mapping[str, Any], seed: int, name: str) -> Clip:
     """Build a model with random weights, a function of `config` and `seed` alone; not frozen.
 
@@ -196,7 +230,13 @@ def _load(spec: ModelSpec) -> Clip:
         case "hub":
             return _load_hub(spec)
         case "local_dir" | "named":
-            return _load_folder(spec, cast(Path, spec.folder))
+            folder = cast(Path, spec.folder)
+            if (folder / PROMPTS_NAME).is_file():
+                raise UserError(
+                    f"{spec.text}: beside the weights stand prompts ({PROMPTS_NAME}), without which it is "
+                    f"another model; write run:{folder.parent}."
+                )
+            return _load_folder(spec, folder)
         case "run":
             return _load_run(spec)
         case "foreign":
@@ -248,8 +288,10 @@ def _load_run(spec: ModelSpec) -> Clip:
     folder = cast(Path, spec.folder) / "model"
     if not (folder / CONFIG_NAME).is_file():
         raise UserError(f"{spec.text}: no model in {folder}: {no_model_because(spec)}.")
-    read_adaptation(folder)
-    return _load_folder(spec, folder)
+    record = read_adaptation(folder)
+    clip = _load_folder(spec, folder)
+    put_prompts(clip.model, record, folder)
+    return clip
 
 
 def _load_foreign(spec: ModelSpec) -> Clip:
@@ -478,7 +520,7 @@ def _check_activation(model_cfg: Mapping[str, Any], expected: bool | None, what:
     check_quick_gelu(model_cfg, expected, what, mend)
 
 
-def _essential(model_cfg: Mapping[str, Any]) -> dict[str, Any]:
+def essential_config(model_cfg: Mapping[str, Any]) -> dict[str, Any]:
     """Return what of a config shapes the function: entries at open_clip's defaults are left out.
 
     So a config that states a default and one that does not hash alike, and a default added by a
