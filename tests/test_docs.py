@@ -1,9 +1,10 @@
 """The documents: their blocks run, their links, tables and citations hold.
 
-A block of README.md runs as it stands unless a comment `docs-test: parse` stands before it; in docs/ only
-those run that a comment `docs-test: run` asks for. What does not run is parsed all the same: commands by
-the command line itself, Python by the compiler, recipes by their schema. `my-clip`, `my-photos` and
-`other-photos` are the tiny fixtures in an empty folder; blocks of docs/ run in a copy of what the README left.
+A block of README.md runs as it stands unless a comment `docs-test: parse` stands before it; so does one of
+docs/own-images.md, in a folder of its own. In the rest of docs/ only those run that a comment `docs-test: run`
+asks for. What does not run is parsed all the same: commands by the command line itself, Python by the compiler,
+recipes by their schema. `my-clip`, `my-photos`, `my-unlabelled-photos` and `other-photos` are the tiny fixtures
+in an empty folder; blocks of docs/ run in a copy of what the README left.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ import typer
 import yaml
 
 from zsrobust.cli import app, main
+from zsrobust.models import load_clip
 from zsrobust.models.public import public_weights
 from zsrobust.threat import parse_eps
 from zsrobust.training.recipe import (
@@ -35,6 +37,15 @@ from zsrobust.workflows.pretrain_recipe import (
     PretrainRecipe,
     parse_pretrain_recipe,
     pretrain_recipe_names,
+)
+from zsrobust.workflows.study_recipe import (
+    Axis,
+    Choose,
+    FigurePart,
+    Study,
+    combinations,
+    parse_study,
+    study_names,
 )
 
 ROOT = Path(__file__).parents[1]
@@ -184,6 +195,32 @@ def test_the_readme_runs_from_top_to_bottom(read_through):
 
 
 @pytest.mark.usefixtures("_one_thread")
+def test_the_page_on_own_images_runs_from_top_to_bottom(
+    tiny_clip_folder, tiny_set_folder, other_set_folder, tmp_path, monkeypatch
+):
+    """Every recipe and command, in their order; the last block loads what FARE made in plain open_clip."""
+    shutil.copytree(tiny_clip_folder, tmp_path / "my-clip")
+    shutil.copytree(tiny_set_folder, tmp_path / "my-photos")
+    shutil.copytree(other_set_folder, tmp_path / "other-photos")
+    bare_images = tmp_path / "my-unlabelled-photos" / "train"
+    bare_images.mkdir(parents=True)
+    for image in (tiny_set_folder / "train").rglob("*.png"):
+        shutil.copy(image, bare_images / f"{image.parent.name}-{image.name}")
+    bare(monkeypatch, tmp_path)
+    page = [b for b in ALL if b.page == "docs/own-images.md" and b.language]
+    variables: dict[str, Any] = {}
+    for block in page:
+        run_block(block, variables)
+    assert [b.language for b in page].count("yaml") == 3
+    before = load_clip("local-dir:my-clip").model.state_dict()
+    after = variables["model"].state_dict()
+    moved = {name for name in before if not torch.equal(before[name], after[name])}
+    assert moved
+    assert all(name.startswith("visual.") for name in moved)
+    assert (tmp_path / "report.html").is_file()
+
+
+@pytest.mark.usefixtures("_one_thread")
 @pytest.mark.parametrize("block", [b for b in ALL if b.mode == "run"], ids=name)
 def test_a_marked_block_runs(block, read_through, tmp_path, monkeypatch):
     """Each on its own, after the README."""
@@ -209,7 +246,11 @@ def test_every_command_is_one_that_the_command_line_takes(block):
             pretrains = arguments[0] == "pretrain"
             names = pretrain_recipe_names() if pretrains else recipe_names()
             file = "my-pretraining.yaml" if pretrains else "my-recipe.yaml"
-            assert given["recipe"] in [*names, file]
+            shown = [b.text for b in ALL if b.page == block.page and b.language == "yaml"]
+            files = [saved[1] for text in shown if (saved := re.match(r"# (\S+\.yaml)\n", text))]
+            assert given["recipe"] in [*names, file, *files]
+        if "study" in given:
+            assert given["study"] in study_names()
         if "attacks" in given:
             names = [text for text in given["attacks"].split(",") if text != "clean"]
             assert all(plan(text, Threat("linf", 1 / 255)).name == text for text in names)
@@ -224,8 +265,31 @@ def test_python_compiles_and_recipes_fit_the_schema(block):
         compile(block.text, name(block), "exec")
     else:
         content = yaml.safe_load(block.text)
+        if "axes" in content:
+            assert combinations(parse_study(content, name(block)), [])
+            return
         parse = parse_pretrain_recipe if is_pretraining(content) else parse_recipe
         assert parse(content, name(block)).name
+
+
+def test_the_table_of_study_keys_is_the_schema():
+    """Every key of a study and only those, in order; the studies that come with the package likewise."""
+    text = (ROOT / "docs" / "studies.md").read_text("utf-8")
+    rows = [
+        row.replace("`", "").split(", ") for row in re.findall(r"^\| (`[\w.`, ]+) \|", text, re.M)
+    ]
+    keys = [key for row in rows for key in row if key.partition(".")[0] in Study.model_fields]
+    wanted: list[str] = []
+    for key in Study.model_fields:
+        if key == "axes":
+            wanted += ["axes", *(f"axes.N.{name}" for name in Axis.model_fields)]
+        elif key in ("choose", "figure"):
+            part = {"choose": Choose, "figure": FigurePart}[key]
+            wanted += [f"{key}.{name}" for name in part.model_fields]
+        else:
+            wanted.append(key)
+    assert keys == wanted
+    assert set(re.findall(r"^\| `(tiny/\w+)`", text, re.M)) == set(study_names())
 
 
 @pytest.mark.needs_data

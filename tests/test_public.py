@@ -22,6 +22,7 @@ PUBLIC = [
     "attacks",
     "evaluate",
     "harden",
+    "interpolate",
     "load_clip",
     "load_recipe",
     "open_set",

@@ -22,6 +22,7 @@ __all__ = [
     "attacks",
     "evaluate",
     "harden",
+    "interpolate",
     "load_clip",
     "load_recipe",
     "open_set",
@@ -31,6 +32,7 @@ _HOME = {
     "Clip": "models",
     "HeadClassifier": "models",
     "ZeroShotClassifier": "models",
+    "interpolate": "models",
     "load_clip": "models",
     "open_set": "data",
     "Recipe": "training",
@@ -48,8 +50,8 @@ if TYPE_CHECKING:
     from zsrobust import attacks
     from zsrobust.data import open_set
     from zsrobust.errors import EnvironmentFault, UserError, ZsRobustError
-    from zsrobust.evaluation import evaluate
-    from zsrobust.models import Clip, HeadClassifier, ZeroShotClassifier, load_clip
+    from zsrobust.evaluation.evaluate import evaluate
+    from zsrobust.models import Clip, HeadClassifier, ZeroShotClassifier, interpolate, load_clip
     from zsrobust.threat import Threat
     from zsrobust.training import Recipe, Run, harden, load_recipe
 

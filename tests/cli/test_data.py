@@ -71,11 +71,29 @@ def test_check_of_all_cards_forgives_images_that_are_elsewhere(zs):
     """Without the images a card itself is checked: exit code 0, a line each."""
     found = zs("data", "check")
     assert (found.code, found.err) == (0, "")
-    lines = found.out.splitlines()
+    lines = [line for line in found.out.splitlines() if not line.startswith("  ")]
     assert [line.split(":")[0] for line in lines] == data.card_names()
     elsewhere = [line for line in lines if not line.startswith("demo/")]  # which the package draws
     assert all("card ok; images not here" in line for line in elsewhere)
     assert all("images not here" not in line for line in lines if line not in elsewhere)
+
+
+def test_check_tells_equal_class_texts_of_a_card(zs):
+    """They are no mistake; no image is needed to know them. A set that is asked for must be here."""
+    lines = zs("data", "check").out.splitlines()
+    note = lines[1 + next(k for k, line in enumerate(lines) if line.startswith("imagenet:"))]
+    assert note == "  2 equal class texts: 'missile' (657, 744), 'sunglasses' (836, 837)"
+    asked = zs("data", "check", "imagenet")
+    assert asked.code == 2
+    assert "imagenet, split 'val', is not on this machine" in asked.err
+
+
+def test_the_table_of_sets_is_printed_as_markdown(zs):
+    """A row a whole set, none of the small and drawn ones."""
+    rows = zs("data", "list", "--markdown").out.splitlines()
+    assert rows[0].startswith("| card | set | split: images | classes |")
+    assert any(row.startswith("| `stl10` | STL-10 | test: 8,000 | 10 | 96 | 96 |") for row in rows)
+    assert "mini/" not in "".join(rows)
 
 
 def test_overlap_lists_near_duplicates(zs, pets, tmp_path, tiny_set_folder):

@@ -72,6 +72,48 @@ def test_what_scored_the_held_out_images_is_said(zs, recipe):
     assert "objective 'tecoa' trains no linear head: leave it out, or use 'adv'" in line
 
 
+def test_how_right_pseudo_labels_are_is_said_before_the_run(zs, recipe):
+    """One line on standard error, and what scored the held-out images; of coadv its dictionary."""
+    pseudo = ("objective.name=tecoa-pseudo", "source.limit=30", "--no-evaluate", "--out", "pseudo")
+    found = zs("harden", recipe, *pseudo)
+    assert found.code == 0, found.err
+    assert "pseudo-labels of 30 source images" in found.err
+    assert "% of them are right" in found.err
+    assert found.err.index("pseudo-labels of") < found.err.index("held-out source")
+    assert "held-out source (20 images, against pseudo-labels): clean" in found.err
+    coadv = ("objective.name=coadv", "source.limit=30", "--no-evaluate", "--out", "coadv")
+    assert "(20 images, dictionary): clean" in zs("harden", recipe, *coadv).err
+
+
+def test_a_prompt_is_trained_measured_and_not_passed_off_as_weights(zs, recipe):
+    """The table is of the model with its prompt; eval of run:DIR finds the same cells; convert says why not."""
+    prompt = ("adaptation={name: pixel+token, width: 3, tokens: 2}", "--out", "prompted")
+    found = zs("harden", recipe, *prompt)
+    assert found.code == 0, found.err
+    assert "run:prompted" in found.out
+    assert "plain open_clip would load the model without them" in found.err
+    assert "local-dir:prompted" not in found.err
+    again = zs("harden", recipe, *prompt)
+    assert (again.out, again.err) == (found.out, found.err)
+    line = zs("convert", "run:prompted", "--out", "converted").mistake()
+    assert "run:prompted carries prompts" in line
+    assert "use run:prompted as it is, or convert the model that it started from" in line
+    assert not Path("converted").exists()
+
+
+def test_how_much_a_budget_moves_is_said(zs, recipe):
+    """One line before the run; a setting of another adaptation, and a pair that is none, are mistakes."""
+    budget = ("adaptation={name: partial, budget: 300}", "--no-evaluate", "--out", "partial")
+    found = zs("harden", recipe, *budget)
+    assert found.code == 0, found.err
+    assert "numbers move (the budget is 300)" in found.err
+    assert "local-dir:partial/model" in found.err
+    line = zs("harden", recipe, "adaptation={name: token, rank: 2}").mistake()
+    assert "rank is a setting of 'lora', adaptation 'token' has tokens, where" in line
+    line = zs("harden", recipe, "adaptation.name=linear").mistake()
+    assert "objective 'tecoa' with adaptation 'linear': this objective would move nothing" in line
+
+
 def test_a_hardening_without_its_evaluation(zs, recipe, tmp_path):
     """--no-evaluate: no cells; overrides reach the run."""
     found = zs("harden", recipe, "seed=1", "--no-evaluate", "--out", "elsewhere", "--json")

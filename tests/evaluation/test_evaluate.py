@@ -349,6 +349,12 @@ def test_requests_that_move_outcomes_have_cells_of_their_own(tiny_clip, sorted_s
     changes: list[tuple[dict[str, Any], int]] = [
         ({"templates": ["a picture of a {}."]}, 2),
         ({"templates": ["a photo of a {}.", "a picture of a {}."]}, 2),
+        ({"templates": ["paper"]}, 2),
+        ({"templates": ["This is a photo of a {}"]}, 0),  # the same words by another name
+        ({"preprocess": "paper"}, 2),
+        ({"preprocess": "model"}, 0),  # a key says nothing of the default
+        ({"preprocess": "paper", "resolution": "native"}, 2),
+        ({"resolution": "native"}, 0),  # nothing is brought to size: one cell for both rules
         ({"duplicates": "keep"}, 2),
         ({"precision": "bf16"}, 2),
         ({"seed": 1}, 1),
@@ -451,6 +457,11 @@ def test_clean_alone_needs_no_attack_and_no_eps(tiny_clip, sorted_set, tmp_path,
         ({"limit": 0}, "limit must be >= 1"),
         ({"duplicates": "drop"}, "unknown duplicates rule 'drop'"),
         ({"resolution": "full"}, "unknown resolution 'full'"),
+        ({"preprocess": "papers"}, "unknown preprocess 'papers': did you mean 'paper'"),
+        ({"templates": ["clip-bench"]}, "did you mean 'clip-benchmark'"),
+        ({"templates": ["clip-benchmark"]}, "only sets with a card have them"),
+        ({"templates": ["openai", "a {}."]}, "is a preset and stands alone"),
+        ({"templates": []}, "no templates given"),
         ({"device": "gpu"}, "unknown device 'gpu'|device 'gpu' is unknown"),
         ({"sets": "mimi"}, "unknown image set 'mimi': did you mean 'mini'"),
         ({"sets": []}, "empty"),
@@ -517,6 +528,22 @@ def test_logits_that_are_no_numbers_are_an_error(tiny_clip, sorted_set):
 
 
 @pytest.fixture
+def encoded_cifar(tmp_path: Path) -> Path:
+    """Two pictures of CIFAR-100 as CLIP benchmark stores them, below a data folder."""
+    folder = tmp_path / "data/wds_vtab-cifar100/test"
+    folder.mkdir(parents=True)
+    with tarfile.open(folder / "0.tar", "w") as tar:
+        for i in range(2):
+            buffer = io.BytesIO()
+            Image.new("RGB", (32, 32), (90 * i, 80, 70)).save(buffer, "PNG")
+            for name, content in ((f"s{i}.png", buffer.getvalue()), (f"s{i}.cls", b"1")):
+                info = tarfile.TarInfo(name)
+                info.size = len(content)
+                tar.addfile(info, io.BytesIO(content))
+    return tmp_path / "data"
+
+
+@pytest.fixture
 def with_source(monkeypatch: pytest.MonkeyPatch, sorted_set: Path, tiny_set_folder: Path) -> None:
     """A suite whose source is the validation part of the tiny set, and whose one target is sorted."""
     suite = Suite("two", f"folder:{tiny_set_folder}/val", None, [f"folder:{sorted_set}"])
@@ -539,6 +566,41 @@ def test_the_source_set_never_enters_the_mean(tiny_clip):
     assert [row["source"] for row in out["rows"]] == [False, True]
     assert out["means"] == plain.to_json()["means"]
     assert out["means"][0]["sets"] == 1
+
+
+def test_an_optional_set_that_is_not_here_is_said_and_left_out(tiny_clip, sorted_set, monkeypatch):
+    """The mean says how many sets it is of; a set that is not optional is still missed."""
+    monkeypatch.delenv("ZSROBUST_DATA", raising=False)
+    target = f"folder:{sorted_set}"
+    suite = Suite("two", None, None, ["hateful_memes", target], ["hateful_memes"])
+    monkeypatch.setattr(data, "load_suite", lambda _: suite)
+    said: list[str] = []
+    settings: dict[str, Any] = {"attacks": ["clean"], "limit": 4}
+    table = evaluate([tiny_clip], "two", notify=said.append, **settings)
+    assert [row.image_set for row in table.rows] == ["pets"]
+    assert table.to_json()["means"][0]["sets"] == 1
+    assert len(said) == 1
+    assert said[0].startswith("hateful_memes is left out of the means: hateful_memes, split 'test'")
+    for missed in (
+        Suite("two", None, None, ["hateful_memes", target]),
+        Suite("one", None, None, ["hateful_memes"], ["hateful_memes"]),
+    ):
+        monkeypatch.setattr(data, "load_suite", lambda _, missed=missed: missed)
+        with pytest.raises(UserError, match="hateful_memes, split 'test', is not on this machine"):
+            evaluate([tiny_clip], "two", **settings)
+
+
+def test_a_preset_measures_its_own_class_names(tiny_clip, tmp_path, monkeypatch, encoded_cifar):
+    """Names of CLIP benchmark keep the underscore that the card's own lose."""
+    monkeypatch.setenv("ZSROBUST_DATA", str(encoded_cifar))
+    settings: dict[str, Any] = {"sets": "cifar100", "attacks": ["clean"], "out": tmp_path}
+    names = []
+    for templates in (None, ["clip-benchmark"]):
+        table = evaluate([tiny_clip], templates=templates, **settings)
+        texts = table.rows[0].key["texts"]
+        names.append(texts["classnames"][1])
+    assert names == ["aquarium fish", "aquarium_fish"]
+    assert len(texts["templates"]) == 18
 
 
 def test_the_ball_lies_at_the_resolution_asked_for(tiny_clip, tmp_path, spy):

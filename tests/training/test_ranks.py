@@ -13,6 +13,7 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
+from zsrobust.adaptations import build
 from zsrobust.models import load_clip
 from zsrobust.training.loop import harden
 from zsrobust.training.recipe import parse_recipe
@@ -38,13 +39,19 @@ def harden_on_two_ranks(recipe: dict[str, Any], folder: Path) -> None:
     assert done.stderr.count("hardened model:") == 1  # one rank speaks
 
 
-@pytest.mark.parametrize("case", ["sgd-fp32-one-step", "adamw-fp64-five-steps", "pairs", "adv"])
+@pytest.mark.parametrize(
+    "case",
+    ["sgd-fp32-one-step", "adamw-fp64-five-steps", "pairs", "adv", "imgcoadv", "prompts", "lora"],
+)
 def test_two_ranks_equal_one(case, tiny_clip_folder, tiny_set_folder, tmp_path):
     """SGD in fp32 after one step to 1e-6, AdamW in float64 after five; pairs gather their texts over ranks.
 
-    So does the head of adv, which each rank starts for itself.
+    So does the head of adv, which each rank starts for itself. imgcoadv gathers clean features, and their
+    gradients: each image is another rank's negative.
+    A random patch stands in one place on all ranks, and LoRA's parametrised weights are synchronised.
     The last global batch is uneven (8 samples of 13), so that a wrong weight of ranks would show.
     """
+    prompts = {"kind": "random-patch", "width": 9, "depth": "every-block"}
     recipe: dict[str, Any] = {
         "name": "test/ranks",
         "model": f"local-dir:{tiny_clip_folder}",
@@ -64,6 +71,15 @@ def test_two_ranks_equal_one(case, tiny_clip_folder, tiny_set_folder, tmp_path):
         recipe["optimiser"] = {"name": "sgd", "lr": 0.01}
         recipe["objective"] = {"name": "adv", "head_start": "probe"}
         recipe["source"] |= {"limit": 13}
+    elif case == "imgcoadv":
+        recipe["optimiser"] = {"name": "sgd", "lr": 0.01}
+        recipe["objective"] = {"name": "imgcoadv"}
+        recipe["source"] |= {"limit": 13}
+    elif case in ("prompts", "lora"):
+        recipe["optimiser"] = {"name": "sgd", "lr": 0.1}
+        adaptation = {"name": "pixel+token", **prompts} if case == "prompts" else {"name": "lora"}
+        recipe |= {"adaptation": adaptation}
+        recipe["source"] |= {"limit": 13}
     else:
         recipe["optimiser"] = {"name": "sgd", "lr": 0.01}
         recipe["objective"] = {"name": "tecoa-pairs"}
@@ -77,7 +93,10 @@ def test_two_ranks_equal_one(case, tiny_clip_folder, tiny_set_folder, tmp_path):
     harden_on_two_ranks(recipe, tmp_path)
     assert len(one.read_log("step")) == (5 if case == "adamw-fp64-five-steps" else 1)
 
-    start = load_clip(recipe["model"]).model.state_dict()
+    original = load_clip(recipe["model"]).model
+    if case == "prompts":
+        build("pixel+token", prompts).apply(original, 0)
+    start = original.state_dict()
     a = load_clip(one.spec).model.state_dict()
     b = load_clip(f"run:{tmp_path / 'run'}").model.state_dict()
     moved = max(float((a[n] - start[n]).abs().max()) for n in a)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from zsrobust.errors import UserError
-from zsrobust.training.recipe import load_recipe, parse_recipe, recipe_names
+from zsrobust.objectives import OBJECTIVES, SETTINGS
+from zsrobust.training.recipe import ObjectivePart, load_recipe, parse_recipe, recipe_names
 from zsrobust.training.schedule import learning_rate, warmup_steps
 
 MINIMAL = {"name": "x", "model": "m", "source": {"set": "folder:a"}, "optimiser": {"lr": 0.1}}
@@ -64,7 +65,20 @@ def test_machine_settings_do_not_determine_the_run():
         ({"select": "best"}, "select: best needs validation"),
         ({"objective": {"head_start": "probe"}}, "'tecoa' trains no linear head: .*use 'adv'"),
         ({"objective": {"name": "adv", "head_start": "zero"}}, "objective.head_start: .*'probe'"),
-        ({"objective": {"name": "adv", "temperature": 0.1}}, "'adv' has none"),
+        ({"objective": {"name": "adv", "temperature": 0.1}}, "'adv' has none: leave it out.$"),
+        ({"objective": {"name": "fare", "temperature": 0.1}}, "'fare' has none: leave it out.$"),
+        ({"objective": {"name": "tecoa", "adversary": "pgd"}}, "leave it out, or use 'linear'"),
+        ({"objective": {"name": "tecoa", "dictionary": "fixed"}}, "or use 'coadv'"),
+        ({"objective": {"name": "coadv", "dictionary": "none"}}, "objective.dictionary: .*'fixed'"),
+        ({"objective": {"name": "fare", "classnames": ["a", "b"]}}, "or use 'tecoa-pseudo'"),
+        ({"objective": {"name": "tecoa-pseudo", "classnames": ["a"]}}, "two different class names"),
+        (
+            {"objective": {"name": "fare"}, "adversary": {"start": "clean"}},
+            "start is 'clean', but objective 'fare' has no gradient at the clean image",
+        ),
+        ({"objective": {"name": "fare"}, "adversary": {"start": "zero"}}, "adversary.start: "),
+        ({"objective": {"name": "imgcoadv"}, "micro_batch": 8}, "cannot be accumulated"),
+        ({"objective": {"name": "linear"}}, "'linear' goes with adaptation 'linear'"),
     ],
 )
 def test_a_wrong_key_type_or_value_is_one_line(change, message):
@@ -72,6 +86,24 @@ def test_a_wrong_key_type_or_value_is_one_line(change, message):
     with pytest.raises(UserError, match=message) as caught:
         parse_recipe({**MINIMAL, **change})
     assert "\n" not in str(caught.value)
+
+
+def test_what_chooses_is_clean_accuracy_where_there_is_no_adversary():
+    """A probe that is attacked is chosen by robust accuracy like the rest."""
+    found = {
+        name: parse_recipe({**MINIMAL, "objective": {"name": name}}).chosen_by
+        for name in OBJECTIVES
+        if name != "linear"
+    }
+    assert found.pop("ce") == "clean"
+    assert set(found.values()) == {"robust"}
+
+
+def test_every_setting_of_the_block_belongs_to_an_objective():
+    """And the table of settings names every objective, in no other."""
+    assert set(SETTINGS) == set(OBJECTIVES)
+    named = {key for keys in SETTINGS.values() for key in keys}
+    assert named == set(ObjectivePart.model_fields) - {"name"}
 
 
 def test_all_mistakes_are_reported_together():

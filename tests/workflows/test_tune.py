@@ -7,6 +7,7 @@ import json
 import pytest
 
 from zsrobust.errors import UserError
+from zsrobust.training.loop import harden
 from zsrobust.training.recipe import parse_recipe
 from zsrobust.training.validation import Scores
 from zsrobust.workflows import tune as module
@@ -158,6 +159,60 @@ def test_rates_of_adv_are_scored_with_the_head_that_each_trained(
         assert row["scored_by"] == "head"
         assert row["clean"] == pytest.approx(float(right))
         assert row["text_clean"] != row["clean"]
+
+
+def test_by_clean_accuracy_the_attack_decides_nothing():
+    """Where there is no adversary: accuracy, ties and probabilities are those of clean images."""
+
+    def both(clean: int, robust: int, clean_probability: float) -> Scores:
+        names = [str(i) for i in range(100)]
+        right = [[i < count for i in range(100)] for count in (clean, robust)]
+        return Scores(names, *right, 0.9 - robust / 200, clean_probability=clean_probability)
+
+    clear = {1e-5: both(20, 19, 0.9), 1e-4: both(60, 2, 0.1)}
+    assert choose(clear, "clean")[0] == 1e-4
+    assert choose(clear)[0] == 1e-5
+    tied, reason = choose({1e-5: both(60, 40, 0.5), 1e-4: both(59, 2, 0.6)}, "clean")
+    assert tied == 1e-4
+    assert "on the clean images" in reason
+
+
+@pytest.mark.parametrize(
+    ("objective", "scored_by", "chosen_by"),
+    [
+        ({"name": "ce"}, "texts", "clean"),
+        ({"name": "coadv", "dictionary": "trained"}, "dictionary", "robust"),
+        ({"name": "tecoa-pseudo"}, "pseudo-labels", "robust"),
+        ({"name": "fare"}, "texts", "robust"),
+    ],
+)
+def test_rates_are_scored_with_what_each_objective_trains(
+    tmp_path, tiny_clip_folder, tiny_set_folder, objective, scored_by, chosen_by
+):
+    """After the run as at its end: the same row as the run's own validation writes."""
+    recipe = parse_recipe(
+        {
+            "name": "test/tune",
+            "model": f"local-dir:{tiny_clip_folder}",
+            "source": {"set": f"folder:{tiny_set_folder}", "split": "train"},
+            "validation": {"split": "val", "limit": 30, "attack": "pgd-2"},
+            "objective": objective,
+            "threat": {"eps": "2/255"},
+            "optimiser": {"lr": 1e-3},
+        }
+    )
+    choice = tune(recipe, [1e-4, 1e-3], images=40, out=tmp_path / "grid")
+    record = json.loads((tmp_path / "grid" / "choice.json").read_text())
+    assert record["chosen_by"] == chosen_by
+    row = next(row for row in record["grid"] if row["lr"] == 1e-3)
+    assert row["scored_by"] == scored_by
+    limited = recipe.source.model_copy(update={"limit": 40})
+    run = harden(recipe.model_copy(update={"source": limited}), tmp_path / "run")
+    (logged,) = run.read_log("validation")
+    assert {key: logged[key] for key in row if key != "lr"} == pytest.approx(
+        {key: value for key, value in row.items() if key != "lr"}
+    )
+    assert choice.rate in choice.scores
 
 
 def test_without_held_out_images_nothing_is_chosen(tmp_path):

@@ -13,7 +13,20 @@ from typing import Annotated, Any
 
 import typer
 
-from zsrobust.cli import convert, data, demo, evaluate, harden, listing, pretrain, report, tune
+from zsrobust.cli import (
+    convert,
+    data,
+    demo,
+    evaluate,
+    harden,
+    listing,
+    mix,
+    pretrain,
+    published,
+    report,
+    study,
+    tune,
+)
 from zsrobust.cli.usage import Commands
 from zsrobust.errors import ZsRobustError, one_line
 from zsrobust.interrupt import Stopped, stoppable
@@ -34,13 +47,20 @@ app.command(
 app.command("harden", help="Run one hardening; the same command resumes.")(harden.command)
 app.command("eval", help="Measure clean and robust accuracy, resumably.")(evaluate.command)
 app.command("tune", help="Choose a learning rate on held-out source images.")(tune.command)
+app.command("study", help="Run a grid of hardenings, measure and draw it, resumably.")(
+    study.command
+)
 app.command(
     "pretrain",
     help="Train a small CLIP from scratch on captioned images; the same command resumes.",
 )(pretrain.command)
 app.command("report", help="Write one HTML file over finished cells.")(report.command)
+app.command("published", help="Print the ledger of published numbers.")(published.command)
 app.command("convert", help="Write a model as an open_clip folder or a visual state dict.")(
     convert.command
+)
+app.command("mix", help="Interpolate the image towers of two models of one architecture.")(
+    mix.command
 )
 app.command("list", help="List models, attacks, objectives, adaptations, recipes or sets.")(
     listing.command

@@ -20,8 +20,18 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print as JSON.")]
 
 
 @app.command("list")
-def list_sets(as_json: JsonOption = False) -> None:
+def list_sets(
+    as_json: JsonOption = False,
+    as_markdown: Annotated[
+        bool, typer.Option("--markdown", help="Print the cards of whole sets as a table.")
+    ] = False,
+) -> None:
     """List cards and suites."""
+    if as_markdown:
+        from zsrobust.data.listing import markdown_table
+
+        typer.echo(markdown_table())
+        return
     from zsrobust.cli.listing import command
 
     command("sets", as_json)
@@ -97,22 +107,23 @@ def check(
     image_sets: Annotated[list[str] | None, typer.Argument(help="Sets. [all cards]")] = None,
     split: SplitOption = None,
 ) -> None:
-    """Check cards, and the sets that are there, against their counts, labels and names."""
+    """Check cards and the sets that are here: counts, labels, names; tell classes with equal texts."""
     from zsrobust.data import card_names, load_card, open_set
     from zsrobust.errors import UserError, ZsRobustError
 
     problems = 0
     for name in image_sets or card_names():
-        if name in card_names():
-            load_card(name)
+        found, notes = load_card(name).check() if name in card_names() else ([], [])
         try:
-            found = open_set(name, split).check()
+            found += open_set(name, split).check()
+            held = "ok"
         except ZsRobustError as error:
             if image_sets:
                 raise
-            typer.echo(f"{name}: card ok; images not here ({' '.join(str(error).split())[:100]})")
-            continue
-        typer.echo(f"{name}: {'ok' if not found else '; '.join(found)}")
+            held = f"card ok; images not here ({' '.join(str(error).split())[:100]})"
+        typer.echo(f"{name}: {'; '.join(found) if found else held}")
+        for note in notes:
+            typer.echo(f"  {note}")
         problems += bool(found)
     if problems:
         raise UserError(f"{problems} set(s) have problems, named above.")

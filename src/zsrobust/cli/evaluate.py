@@ -24,7 +24,10 @@ def command(
     out: Annotated[Path, typer.Option(help="Folder of the cells.")] = Path("results"),
     seed: Annotated[int, typer.Option(help="Seed of the attacks' noise.")] = 0,
     template: Annotated[
-        list[str] | None, typer.Option(help="Class template with one {}; may be repeated.")
+        list[str] | None,
+        typer.Option(
+            help="Class template with one {}, repeatable; or paper, openai, clip-benchmark."
+        ),
     ] = None,
     duplicates: Annotated[
         str, typer.Option(help="Classes with equal texts: merge or keep.")
@@ -32,7 +35,13 @@ def command(
     resolution: Annotated[
         str | None, typer.Option(help="Attack at model or native size. [each set's own]")
     ] = None,
+    preprocess: Annotated[
+        str, typer.Option(help="Bring images to size as the model does, or as the paper.")
+    ] = "model",
     precision: Annotated[str, typer.Option(help="fp32 or bf16.")] = "fp32",
+    head: Annotated[
+        bool, typer.Option("--head", help="Runs by the head they trained, on its classes alone.")
+    ] = False,
     with_source: Annotated[
         bool, typer.Option("--with-source", help="The suite's source set too, outside the mean.")
     ] = False,
@@ -53,6 +62,7 @@ def command(
         ("duplicates rule", duplicates, ("merge", "keep")),
         ("resolution", resolution, ("model", "native")),
         ("precision", precision, ("fp32", "bf16")),
+        ("preprocess", preprocess, ("model", "paper")),
         ("norm", norm, ("linf", "l2")),
     ]
     for what, given, allowed in choices:
@@ -73,6 +83,8 @@ def command(
         duplicates=duplicates,  # type: ignore[arg-type]
         precision=precision,
         resolution=resolution,  # type: ignore[arg-type]
+        preprocess=preprocess,  # type: ignore[arg-type]
+        head=head,
         with_source=with_source,
         device=device,
         slots=slots,

@@ -9,6 +9,12 @@ import typer
 
 from zsrobust.cli.output import on_terminal, print_json, print_table, say
 
+_SCORED_BY = {
+    "head": ", linear head",
+    "dictionary": ", dictionary",
+    "pseudo-labels": ", against pseudo-labels",
+}
+
 
 def command(
     recipe: Annotated[str, typer.Argument(help="A recipe's name or a YAML file.")],
@@ -25,6 +31,7 @@ def command(
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     """Run one hardening; the same command resumes."""
+    from zsrobust.adaptations import PROMPTING
     from zsrobust.training.recipe import load_recipe
 
     loaded = load_recipe(recipe, overrides)
@@ -32,9 +39,11 @@ def command(
     from zsrobust.workflows.harden_and_evaluate import harden_and_evaluate
 
     if not evaluate:
-        run, table = harden(loaded, out, progress=on_terminal()), None
+        run, table = harden(loaded, out, progress=on_terminal(), notify=say), None
     else:
-        run, table = harden_and_evaluate(loaded, out, results=results, progress=on_terminal())
+        run, table = harden_and_evaluate(
+            loaded, out, results=results, notify=say, progress=on_terminal()
+        )
     if not run.is_first_rank:
         return
     validations = run.read_log("validation")
@@ -51,10 +60,15 @@ def command(
     if table is not None:
         print_table(table)
     for row in validations[-1:]:
-        by_head = row.get("scored_by") == "head"
-        by_texts = f"; by class texts clean {100 * row['text_clean']:.1f}%" if by_head else ""
+        by_texts = ""
+        if row.get("text_clean") is not None:
+            by_texts = f"; by class texts clean {100 * row['text_clean']:.1f}%"
+        scored_by = _SCORED_BY.get(row.get("scored_by", "texts"), "")
         say(
-            f"held-out source ({row['samples']} images{', linear head' if by_head else ''}): "
+            f"held-out source ({row['samples']} images{scored_by}): "
             f"clean {100 * row['clean']:.1f}%, robust {100 * row['robust']:.1f}%{by_texts}"
         )
-    say(f"hardened model: {run.spec} (plain open_clip: local-dir:{run.model})")
+    elsewhere = f"plain open_clip: local-dir:{run.model}"
+    if loaded.adaptation.name in PROMPTING:
+        elsewhere = "its prompts are no weights: plain open_clip would load the model without them"
+    say(f"hardened model: {run.spec} ({elsewhere})")

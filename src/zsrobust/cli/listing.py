@@ -45,16 +45,20 @@ def _rows(what: str) -> list[tuple[str, str]]:
     if what == "adaptations":
         from zsrobust.adaptations import ADAPTATIONS
 
-        return [(n, (kind.__doc__ or "").splitlines()[0]) for n, kind in ADAPTATIONS.items()]
+        return [(name, about) for name, (_, _, about) in ADAPTATIONS.items()]
     if what == "recipes":
         from zsrobust.training.recipe import load_recipe, recipe_names
         from zsrobust.workflows.pretrain_recipe import load_pretrain_recipe, pretrain_recipe_names
+        from zsrobust.workflows.study_recipe import read_study, study_names
 
         hardening = [(name, load_recipe(name).title) for name in recipe_names()]
         made = [(name, load_pretrain_recipe(name).title) for name in pretrain_recipe_names()]
-        return [(name, f"(pretrain) {title}") for name, title in made] + [
-            (name, f"(harden) {title}") for name, title in hardening
-        ]
+        studies = [(name, read_study(name, []).title) for name in study_names()]
+        return (
+            [(name, f"(pretrain) {title}") for name, title in made]
+            + [(name, f"(harden) {title}") for name, title in hardening]
+            + [(name, f"(study) {title}") for name, title in studies]
+        )
     from zsrobust.data import card_names, load_card, suite_names
 
     cards = [(name, load_card(name).title) for name in card_names()]

@@ -31,23 +31,33 @@ from zsrobust.attacks.engine import (
     judge_logits,
 )
 from zsrobust.attacks.outcome import Outcome
+from zsrobust.data import SetMissing
+from zsrobust.data.texts import preset_of
 from zsrobust.errors import UserError, unknown_name
 from zsrobust.evaluation.cells import Asked, Cell, Record, attacked_columns, cell_key
 from zsrobust.evaluation.table import EvaluationTable, Row
 from zsrobust.files import folder_lock
 from zsrobust.hashing import image_hash, sha256_json
 from zsrobust.machine import versions
-from zsrobust.models import Clip, ZeroShotClassifier, load_clip, parse_spec, text_record
+from zsrobust.models import (
+    Clip,
+    HeadClassifier,
+    ZeroShotClassifier,
+    load_clip,
+    parse_spec,
+    text_record,
+)
 from zsrobust.models.classifier import DEFAULT_TEMPLATES, PRECISIONS, render
-from zsrobust.models.load import ADAPTATION_NAME, no_model_because, read_adaptation
+from zsrobust.models.interpolation import MixedClip, hardened_sources
+from zsrobust.models.load import HEAD_NAME, no_model_because
 from zsrobust.models.spec import CONFIG_NAME
-from zsrobust.preprocess import to_unit
+from zsrobust.preprocess import ImageRule, to_unit
 from zsrobust.progress import progress_bar
 from zsrobust.threat import Norm, Resolution, Threat, parse_eps
 
 if TYPE_CHECKING:
     from zsrobust.attacks import Plan
-    from zsrobust.data import ImageSet
+    from zsrobust.data import ImageSet, Suite
 
 # Clean logits are kept for the attacks that follow while they fit in this many bytes; else they are made again.
 _LOGITS_KEPT = 64 * 2**20
@@ -68,6 +78,8 @@ class Request:
     precision: str
     resolution: Resolution | None
     templates: list[str] | None
+    preprocess: ImageRule
+    head: bool
     slots: int
     workers: int
     device: torch.device
@@ -87,6 +99,8 @@ def evaluate(
     duplicates: Duplicates = "merge",
     precision: str = "fp32",
     resolution: Resolution | None = None,
+    preprocess: ImageRule = "model",
+    head: bool = False,
     with_source: bool = False,
     device: str = "auto",
     slots: int = 64,
@@ -105,10 +119,15 @@ def evaluate(
         limit: the first N samples of each set's fixed order; None is all.
         out: folder of the cells; what is there is not computed again. None keeps nothing.
         seed: of the attacks' noise.
-        templates: class templates for every set; None takes each set's own, else "a photo of a {}.".
+        templates: class templates for every set, or one preset ("paper", "openai", "clip-benchmark":
+            `ImageSet.texts`); None takes each set's own, else "a photo of a {}.".
         duplicates: how classes with equal texts are scored.
         precision: "fp32", or "bf16" for the encoder's autocast.
         resolution: of the attack, "model" or "native"; None takes each set's own.
+        preprocess: how images are brought to size where the ball is drawn at the model's: by its
+            own rule, or "paper", short side 256 and crop 224.
+        head: measure each model, a run, by the head or dictionary that it trained, on sets of the very
+            classes that it was trained on; such rows are source, and enter no zero-shot mean.
         with_source: measure the suite's held-out source set too; it never enters the mean.
         device: "auto", "cpu", "cuda", ...
         slots: samples attacked side by side.
@@ -140,6 +159,7 @@ def evaluate(
         ("duplicates rule", duplicates, get_args(Duplicates)),
         ("resolution", resolution or "model", get_args(Resolution)),
         ("precision", precision, PRECISIONS),
+        ("preprocess", preprocess, get_args(ImageRule)),
         ("norm", norm, get_args(Norm)),
     ):
         if given not in allowed:
@@ -153,10 +173,10 @@ def evaluate(
         least = {"limit": 1, "slots": 1, "workers": 0}.get(what)
         if least is not None and int(number) < least:
             raise UserError(f"{what} must be >= {least}, got {number}.")
-    if templates is not None and not templates:
-        raise UserError(
-            "no templates given: name at least one, or leave them out for each set's own."
-        )
+    if templates is not None:
+        preset_of(templates)
+        if head:
+            raise UserError("a head has no class texts: leave the templates out, or head.")
     request = Request(
         attacks=[name for name in dict.fromkeys(attacks) if name != "clean"],
         norm=norm,
@@ -167,6 +187,8 @@ def evaluate(
         precision=precision,
         resolution=resolution,
         templates=None if templates is None else list(templates),
+        preprocess=preprocess,
+        head=head,
         slots=slots,
         workers=workers,
         device=chosen,
@@ -180,18 +202,27 @@ def evaluate(
     for name in request.attacks:  # a mistake in the last name must not show after an hour
         plan_to_measure(name, Threat(norm, request.eps[0]))
     _check_models(models)
-    opened = [(open_to_measure(spec), False) for spec in suite.sets]
+    targets = open_suite(suite, notify or _silent)
+    opened = [(image_set, False) for _, image_set in targets]
     if with_source:
         if suite.source is None:
             raise UserError(f"sets {suite.name!r} name no source set: leave --with-source out.")
         opened.append((open_to_measure(suite.source, suite.source_split), True))
-    sources = [source for given in models if (source := _hardened_on(given)) is not None]
+    sources = [source for given in models for source in _hardened_on(given)]
     opened = [(image_set, kept or _is_source(image_set, sources)) for image_set, kept in opened]
+    if head:
+        for given in models:
+            _check_head(given, [image_set for image_set, _ in opened])
+        opened = [(image_set, True) for image_set, _ in opened]  # a head knows no unseen class
+    for image_set, _ in opened:  # a preset that a set does not have
+        image_set.texts(request.templates)
     # Two folders may have one name (folder:pets/val, folder:cars/val): then their specs tell them apart.
-    named = Counter(image_set.name for image_set, _ in opened[: len(suite.sets)])
+    named = Counter(image_set.name for _, image_set in targets)
     titles = [
         spec if named[image_set.name] > 1 else image_set.name
-        for (image_set, _), spec in zip(opened, [*suite.sets, suite.source or ""], strict=False)
+        for (image_set, _), spec in zip(
+            opened, [*(spec for spec, _ in targets), suite.source or ""], strict=False
+        )
     ]
 
     table = EvaluationTable(suite=suite.name, request=_describe(request))
@@ -251,6 +282,26 @@ def open_to_measure(spec: str, split: str | None = None) -> ImageSet:
     return image_set
 
 
+def open_suite(suite: Suite, notify: Notify) -> list[tuple[str, ImageSet]]:
+    """Open a suite's targets, with their specs; optional ones that are not here are said and left out.
+
+    Raises:
+        UserError: as `open_to_measure`, and if none is left.
+    """
+    opened, missing = [], []
+    for spec in suite.sets:
+        try:
+            opened.append((spec, open_to_measure(spec)))
+        except SetMissing as error:
+            if spec not in suite.optional:
+                raise
+            missing.append(error)
+            notify(f"{spec} is left out of the means: {error}")
+    if missing and not opened:
+        raise missing[0]
+    return opened
+
+
 def _check_models(models: Sequence[Any]) -> None:
     """Refuse what is no model, a wrong spec, and two models that no table could tell apart."""
     for given in models:
@@ -261,18 +312,47 @@ def _check_models(models: Sequence[Any]) -> None:
             raise UserError(f"model {label!r} is given {count} times: name each one once.")
 
 
-def _hardened_on(given: Any) -> dict[str, Any] | None:
-    """Return the set that a run was hardened on, as its model folder says; None for other models."""
+def _hardened_on(given: Any) -> list[dict[str, Any]]:
+    """Return the sets that a model was hardened on, as its folder says; of a mixed one, both models' sets."""
+    if isinstance(given, MixedClip):
+        return [source for part in given.parts for source in hardened_sources(part)]
     spec = parse_spec(spec_of(given))
-    if spec.folder is None or spec.kind not in ("run", "local_dir"):
-        return None
-    folder = spec.folder / "model" if spec.kind == "run" else spec.folder
-    if spec.kind == "run" and not (folder / CONFIG_NAME).is_file():
-        raise UserError(f"{spec.text}: no model in {folder}: {no_model_because(spec)}.")
-    if spec.kind == "local_dir" and not (folder / ADAPTATION_NAME).is_file():
-        return None
-    source = read_adaptation(folder).get("source")
-    return source if isinstance(source, dict) else None
+    folder = spec.folder
+    if spec.kind == "run" and folder is not None and not (folder / "model" / CONFIG_NAME).is_file():
+        raise UserError(f"{spec.text}: no model in {folder / 'model'}: {no_model_because(spec)}.")
+    return hardened_sources(spec.text)
+
+
+def _head_file(spec: str) -> Path:
+    """Return the file of a run's head.
+
+    Raises:
+        UserError: if the model is no run, or its objective trained no head.
+    """
+    parsed = parse_spec(spec)
+    file = None if parsed.folder is None else parsed.folder / "model" / HEAD_NAME
+    if parsed.kind != "run" or file is None or not file.is_file():
+        raise UserError(
+            f"{spec} has no head: only run:DIR of 'adv', 'linear' or 'coadv' keeps one; leave head out to "
+            "measure it by class texts."
+        )
+    return file
+
+
+def _check_head(given: Any, image_sets: list[ImageSet]) -> None:
+    """Refuse sets of other classes than a head's.
+
+    Raises:
+        UserError: for the first one, and as `_head_file`.
+    """
+    spec = spec_of(given)
+    known = HeadClassifier.from_file(torch.nn.Identity(), _head_file(spec)).classnames
+    for image_set in image_sets:
+        if known is None or image_set.classnames != known:
+            raise UserError(
+                f"set {image_set.name!r} has other classes than the head of {spec} was trained on: measure "
+                "it on images of its source's classes, or leave head out."
+            )
 
 
 def _is_source(image_set: ImageSet, sources: list[dict[str, Any]]) -> bool:
@@ -338,6 +418,9 @@ def _describe(request: Request) -> dict[str, Any]:
         "precision": request.precision,
         "resolution": request.resolution or "each set's own",
         "templates": request.templates or "each set's own",
+        # Said only where it is not the rule, as in the cells' keys.
+        **({} if request.preprocess == "model" else {"preprocess": request.preprocess}),
+        **({"head": True} if request.head else {}),
     }
 
 
@@ -373,17 +456,28 @@ def _measure(
         if image_set.ids[i] not in hashes:
             hashes[image_set.ids[i]] = image_hash(image_set.stored(i))
 
-    templates = request.templates or image_set.templates or list(DEFAULT_TEMPLATES)
     resolution = request.resolution or image_set.resolution
-    classifier = ZeroShotClassifier.from_texts(
-        clip, image_set.classnames or [], templates, precision=request.precision
-    ).to(request.device)
-
-    texts = text_record(image_set.classnames or [], templates)
-    # What the weights' fingerprint does not cover: the scale in force, and what the tokenizer made of it.
-    texts |= {"scale": classifier.scale, "tokens": _token_hash(clip, image_set, templates)}
+    # At native resolution nothing is brought to size: one cell for both rules.
+    rule = "model" if resolution == "native" else request.preprocess
+    sized = clip.preprocess.under(rule, image_set.paper_resize)
+    classifier: ZeroShotClassifier | HeadClassifier
+    if request.head:
+        file = _head_file(clip.spec)
+        classifier = HeadClassifier.from_file(clip.image_encoder(request.precision), file)
+        templates, texts = [], classifier.text_record()
+    else:
+        classnames, found = image_set.texts(request.templates)
+        names, templates = classnames or [], found or list(DEFAULT_TEMPLATES)
+        classifier = ZeroShotClassifier.from_texts(
+            clip, names, templates, precision=request.precision
+        )
+        texts = text_record(names, templates)
+        # What the weights' fingerprint does not cover: the scale in force, and what the tokenizer made of it.
+        texts |= {"scale": classifier.scale, "tokens": _token_hash(clip, names, templates)}
+    classifier.to(request.device)
+    classes = len(classifier.groups)
     try:
-        groups = Groups.of(classifier.groups, len(classifier.anchors), request.device)
+        groups = Groups.of(classifier.groups, classes, request.device)
     except UserError as error:
         raise UserError(f"set {image_set.name!r}: {error}") from error
 
@@ -401,7 +495,7 @@ def _measure(
         key = cell_key(
             weights=clip.fingerprint,
             # The clean cell has no ball, yet its pixels depend on where they are resized.
-            preprocess={**clip.preprocess.settings(), "resolution": resolution},
+            preprocess={**sized.settings(), "resolution": resolution},
             texts=texts,
             duplicates=request.duplicates,
             image_set=image_set.name,
@@ -431,7 +525,7 @@ def _measure(
             )
         return found
 
-    geometry = None if resolution == "native" else clip.preprocess.geometry()
+    geometry = None if resolution == "native" else sized.geometry()
 
     def load(which: list[int]) -> Iterator[tuple[list[str], Tensor, Tensor]]:
         for batch in data.batches(image_set, which, geometry, request.slots, request.workers):
@@ -451,7 +545,7 @@ def _measure(
         if not left:
             cell.note(asked)
     if clean_todo:
-        keep = len(clean_todo) * len(classifier.anchors) * 4 <= _LOGITS_KEPT
+        keep = len(clean_todo) * classes * 4 <= _LOGITS_KEPT
         clean_cell.begin(here)
         bar(f"{image_set.name} clean", len(clean_todo))
         for names, images, targets in load(clean_todo):
@@ -494,7 +588,7 @@ def _measure(
     clean = [clean_cell.records[i].clean for i in ids]
     common = {
         "resolution": resolution,
-        "classes": len(classifier.anchors),
+        "classes": classes,
         "templates": list(templates),
         "ids": ids,
         "clean": clean,
@@ -507,13 +601,13 @@ def _measure(
         yield {**common, "eps": radius, **attacked_columns(clean_cell, attacked, ids)}
 
 
-def _token_hash(clip: Clip, image_set: ImageSet, templates: list[str]) -> str:
-    rendered = render(image_set.classnames or [], templates)
+def _token_hash(clip: Clip, names: list[str], templates: list[str]) -> str:
+    rendered = render(names, templates)
     return sha256_json([clip.tokenizer(texts).tolist() for texts in rendered])
 
 
 def _clean_pass(
-    classifier: ZeroShotClassifier,
+    classifier: ZeroShotClassifier | HeadClassifier,
     groups: Groups,
     names: list[str],
     images: Tensor,

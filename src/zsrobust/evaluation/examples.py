@@ -20,14 +20,14 @@ from zsrobust.attacks.engine import Groups, evaluating, full_precision, judge_lo
 from zsrobust.errors import UserError
 from zsrobust.evaluation.evaluate import (
     clip_of,
-    open_to_measure,
+    open_suite,
     plan_to_measure,
     read_device,
     spec_of,
 )
 from zsrobust.models import Clip, ZeroShotClassifier
 from zsrobust.models.classifier import DEFAULT_TEMPLATES
-from zsrobust.preprocess import to_unit
+from zsrobust.preprocess import ImageRule, Preprocess, to_unit
 from zsrobust.threat import Norm, Resolution, Threat, parse_eps
 
 if TYPE_CHECKING:
@@ -98,6 +98,7 @@ def collect_examples(
     duplicates: Duplicates = "merge",
     precision: str = "fp32",
     resolution: Resolution | None = None,
+    preprocess: ImageRule = "model",
     device: str = "auto",
 ) -> list[Example]:
     """Return the first `per_set` samples of each set that the first model gets right, attacked for each model.
@@ -115,6 +116,7 @@ def collect_examples(
         duplicates: as in `evaluate`.
         precision: as in `evaluate`.
         resolution: as in `evaluate`.
+        preprocess: as in `evaluate`.
         device: "auto", "cpu", "cuda", ...
 
     Returns:
@@ -134,17 +136,17 @@ def collect_examples(
     _check_one_rule(names, clips)
     suite = data.load_suite(sets if isinstance(sets, str) else ",".join(sets))
     found = []
-    for spec in suite.sets:
-        image_set = open_to_measure(spec)
-        words = list(templates or image_set.templates or DEFAULT_TEMPLATES)
-        classnames = image_set.classnames or []
+    for _, image_set in open_suite(suite, lambda _: None):
+        names_of_set, found_words = image_set.texts(templates)
+        words, classnames = list(found_words or DEFAULT_TEMPLATES), names_of_set or []
         threat = Threat(norm, radius, resolution or image_set.resolution)
+        rule = clips[0].preprocess.under(preprocess, image_set.paper_resize)
         classifiers = [
             ZeroShotClassifier.from_texts(clip, classnames, words, precision=precision)
             for clip in clips
         ]
         for index, pixels in _first_right(
-            image_set, classifiers[0], clips[0], threat, per_set, limit, duplicates
+            image_set, classifiers[0], rule, threat, per_set, limit, duplicates
         ):
             label = int((image_set.labels or [])[index])
             attacked = [
@@ -192,14 +194,14 @@ def _check_one_rule(names: list[str], clips: list[Clip]) -> None:
 def _first_right(
     image_set: ImageSet,
     classifier: ZeroShotClassifier,
-    clip: Clip,
+    rule: Preprocess,
     threat: Threat,
     count: int,
     limit: int | None,
     duplicates: Duplicates,
 ) -> list[tuple[int, Tensor]]:
     """Return (index, (3, H, W) uint8) of the first samples that the classifier gets right."""
-    geometry = None if threat.resolution == "native" else clip.preprocess.geometry()
+    geometry = None if threat.resolution == "native" else rule.geometry()
     found: list[tuple[int, Tensor]] = []
     device = classifier.anchors.device
     groups = Groups.of(classifier.groups, len(classifier.anchors), device)

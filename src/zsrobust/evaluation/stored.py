@@ -119,7 +119,7 @@ def _eps(cell: Cell) -> float | None:
 def _read(folders: Iterable[str | Path], notes: list[str]) -> list[Cell]:
     """Return all cells with records; the same cell in two folders becomes one."""
     found: dict[str, Cell] = {}
-    old = 0
+    old = heads = 0
     for folder in map(Path, folders):
         files = sorted(folder.glob("cells/*/cell.json"))
         if not files:
@@ -130,6 +130,8 @@ def _read(folders: Iterable[str | Path], notes: list[str]) -> list[Cell]:
             cell = _read_cell(file, folder)
             if cell.key.content.get("protocol") != PROTOCOL:
                 old += 1
+            elif "head" in cell.key.content["texts"]:
+                heads += 1
             elif cell.key.digest in found:
                 found[cell.key.digest].records |= cell.records
                 found[cell.key.digest].starts += cell.starts
@@ -137,6 +139,10 @@ def _read(folders: Iterable[str | Path], notes: list[str]) -> list[Cell]:
                 found[cell.key.digest] = cell
     if old:
         notes.append(f"{old} cell(s) of another protocol version are left out.")
+    if heads:
+        notes.append(
+            f"{heads} cell(s) of trained heads are left out: they are no zero-shot numbers."
+        )
     return list(found.values())
 
 
@@ -320,7 +326,8 @@ def _set_order(titles: Iterable[str]) -> list[str]:
 
 def _suite_of(targets: list[str]) -> str:
     for name in data.suite_names():
-        if set(data.load_suite(name).sets) == set(targets):
+        suite = data.load_suite(name)
+        if set(suite.sets) - set(suite.optional) <= set(targets) <= set(suite.sets):
             return name
     return "results"
 

@@ -25,9 +25,10 @@ from zsrobust.evaluation.statistics import Interval
 from zsrobust.evaluation.table import CLEAN, ROBUST, EvaluationTable, Row
 from zsrobust.evaluation.trust import ABOUT
 from zsrobust.files import write_text
-from zsrobust.objectives import objective_class
+from zsrobust.objectives import SETTINGS, objective_class
 from zsrobust.report import plots
 from zsrobust.report.pictures import Picture, draw
+from zsrobust.report.published import published_lines
 from zsrobust.report.summary import (
     Pair,
     Summary,
@@ -107,6 +108,7 @@ def build_report(
         colours={spec: f"m{i % plots.MODELS}" for i, spec in enumerate(table.models)},
         blocks=[_block(table, summary, names, i) for i, summary in enumerate(summaries)],
         examples=[_shown(example, names, out.parent) for example in examples],
+        published=published_lines(table, names, runs),
         protocol=_protocol(table, names, runs, out.parent),
         about_flags=ABOUT,
         notes=[_shown_note(note, table.models, out.parent) for note in notes],
@@ -521,23 +523,31 @@ def _recipe_text(recipe: Recipe, start: Mapping[str, Any], folder: Path) -> str:
         start: the last start line of the run's log; what it does not say stays in words.
         folder: of the page.
     """
-    trains_head = objective_class(recipe.objective.name).trains_head
+    own = SETTINGS[recipe.objective.name]
+    trains_head = "head_start" in own
     steps = start.get("steps")
     stands_for: dict[str, Any] = {
         "validation.set": recipe.source.set,
         "source.templates": start.get("templates"),
         "adversary.step_size": recipe.step_size(),
         "objective.head_start": "random" if trains_head else None,
+        "objective.adversary": "none" if "adversary" in own else None,
+        "objective.dictionary": "fixed" if "dictionary" in own else None,
         "schedule.warmup": warmup_steps(None, steps) if isinstance(steps, int) else None,
         "threads": start.get("threads"),
     }
-    head = "none, the logits are those of a linear head"
+    no_tau = "none, the logits are those of a linear head" if trains_head else "none"
+    own_tau = "the model's own, 1 / exp(logit scale)"
     in_words = {
         "source.limit": "all",
+        "source.per_class": "all",
         "source.templates": "the set's own, else 'a photo of a {}.'",
         "validation": "none",
-        "objective.temperature": head if trains_head else "the model's own, 1 / exp(logit scale)",
+        "objective.temperature": own_tau if "temperature" in own else no_tau,
         "objective.head_start": "no head",
+        "objective.adversary": "as the objective has it",
+        "objective.dictionary": "none",
+        "objective.classnames": "the source's own, if any",
         "threat.resolution": "the source set's own",
         "schedule.warmup": "min(1000, 10% of the steps)",
         "micro_batch": "no gradient accumulation",

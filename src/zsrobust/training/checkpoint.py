@@ -82,7 +82,7 @@ def load_checkpoint(
         raise damaged(path, f"{', '.join(sorted(absent))} is missing")
     best = state["best"]
     if best is not None and not (
-        isinstance(best, dict) and {"robust", "epoch", "parameters"} <= best.keys()
+        isinstance(best, dict) and {"score", "epoch", "parameters"} <= best.keys()
     ):
         raise damaged(path, "its best epoch is none")
     for stored in (state["parameters"], *([] if best is None else [best["parameters"]])):

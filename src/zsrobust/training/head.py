@@ -1,4 +1,4 @@
-"""The linear head of a run: made at its start, and turned into what scores held-out images."""
+"""What a run scores held-out images with beside class texts: a linear head, made at its start, or a dictionary."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from torch import Tensor
 from zsrobust import data
 from zsrobust.adaptations.linear import LinearHead
 from zsrobust.models import HeadClassifier
+from zsrobust.objectives.coadv import CoAdv
 from zsrobust.preprocess import to_unit
 from zsrobust.progress import progress_bar
 from zsrobust.training.validation import recipe_geometry
@@ -41,7 +42,7 @@ def start_head(
         UserError: if the source has fewer than two classes.
         FloatingPointError: if a feature of a probe is not finite.
     """
-    classes = len(source.images.classnames or [])
+    classes = len(source.classes or [])
     if recipe.objective.head_start == "probe" and fit:
         features, labels = _clean_features(recipe, clip, source, progress)
         return LinearHead.probe(features, labels, classes)
@@ -50,12 +51,15 @@ def start_head(
 
 
 def trained_head(objective: Objective, clip: Clip, source: SourceData) -> HeadClassifier | None:
-    """Return the classifier of the head as it stands; None where the objective trains none."""
+    """Return the classifier of the head or the dictionary as it stands; None where class texts score."""
+    encoder, names = clip.image_encoder(), source.classes
+    if isinstance(objective, CoAdv):
+        vectors = objective.unit_vectors()
+        return HeadClassifier.dictionary(encoder, vectors, objective.scale, names)
     if not objective.trains_head:
         return None
     head = objective.head
-    names = source.images.classnames
-    return HeadClassifier.linear(clip.image_encoder(), head.weight, head.bias, names)
+    return HeadClassifier.linear(encoder, head.weight, head.bias, names)
 
 
 def _clean_features(

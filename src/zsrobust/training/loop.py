@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from zsrobust import adaptations, data, randomness
+from zsrobust import data, randomness
+from zsrobust.adaptations.adaptation import rehearse
 from zsrobust.attacks.engine import full_precision
 from zsrobust.errors import UserError, ZsRobustError
 from zsrobust.files import folder_lock, remove_partials
@@ -25,6 +27,8 @@ from zsrobust.machine import UNITS, training_device, versions
 from zsrobust.models import load_clip, save_hardened, text_anchors
 from zsrobust.models.classifier import DEFAULT_TEMPLATES
 from zsrobust.objectives import objective_class
+from zsrobust.objectives.coadv import random_dictionary
+from zsrobust.objectives.fare import original_encoder
 from zsrobust.objectives.objective import Objective, TrainingBatch
 from zsrobust.preprocess import to_unit
 from zsrobust.progress import progress_bar
@@ -35,6 +39,7 @@ from zsrobust.training.checkpoint import (
     save_checkpoint,
 )
 from zsrobust.training.head import start_head, trained_head
+from zsrobust.training.pseudo import pseudo_labels
 from zsrobust.training.recipe import Recipe
 from zsrobust.training.run import Run
 from zsrobust.training.schedule import learning_rate, warmup_steps
@@ -48,13 +53,21 @@ if TYPE_CHECKING:
     from zsrobust.models import Clip
 
 
-def harden(recipe: Recipe, out: str | Path | None = None, *, progress: bool = False) -> Run:
+def harden(
+    recipe: Recipe,
+    out: str | Path | None = None,
+    *,
+    progress: bool = False,
+    notify: Callable[[str], None] | None = None,
+) -> Run:
     """Run a hardening to its end, or go on with one; return the run.
 
     Args:
         recipe: see `load_recipe`.
         out: the run's folder; default `runs/` and the recipe's name.
         progress: draw a progress bar on the terminal.
+        notify: called on the first rank with one line where something deserves saying before the first
+            step: how right pseudo-labels are.
 
     Raises:
         UserError: if the recipe, the model or the data do not fit together.
@@ -85,7 +98,7 @@ def harden(recipe: Recipe, out: str | Path | None = None, *, progress: bool = Fa
         if not complete:
             stack.enter_context(determinism(fabric.device, recipe.threads))
             stack.enter_context(full_precision())
-            _train(recipe, run, fabric, progress)
+            _train(recipe, run, fabric, progress, notify)
         if fabric.global_rank == 0:
             run.finish()
     return run
@@ -165,6 +178,14 @@ class SourceData:
     images: ImageSet
     indices: list[int]
     templates: list[str]
+    classnames: list[str] | None
+    """What stands in the templates: a preset of templates may bring names of its own, and a recipe names
+    them for a set that has none."""
+
+    @property
+    def classes(self) -> list[str] | None:
+        """The names that tell the classes apart, whatever stands in the templates."""
+        return self.images.classnames or self.classnames
 
     @property
     def ids(self) -> list[str]:
@@ -173,20 +194,38 @@ class SourceData:
 
 
 def open_source(recipe: Recipe) -> SourceData:
-    """Open the source set, take its first `limit` samples, and settle the templates."""
+    """Open the source set, take its first `limit` samples, and settle class names and templates.
+
+    Raises:
+        UserError: if the set lacks what the objective needs, or has fewer images than `limit`.
+    """
     images = data.open_set(recipe.source.set, recipe.source.split)
+    objective = f"objective {recipe.objective.name!r}"
     needs = objective_class(recipe.objective.name).needs
     if needs == "labels" and (images.labels is None or images.classnames is None):
         raise UserError(
-            f"objective {recipe.objective.name!r} needs labels and class names, set "
-            f"{recipe.source.set!r} has none: use 'tecoa-pairs' with captions, or a labelled set."
+            f"{objective} needs labels and class names, set {recipe.source.set!r} has none: use 'tecoa-pairs' "
+            "with captions, 'tecoa-pseudo' with class names, 'fare' with images alone, or a labelled set."
         )
+    named = recipe.objective.classnames
+    if needs == "names":
+        if images.classnames is not None and named is not None:
+            raise UserError(
+                f"set {recipe.source.set!r} has class names of its own: leave objective.classnames out."
+            )
+        if images.classnames is None and named is None:
+            raise UserError(
+                f"{objective} needs class names, set {recipe.source.set!r} has none: list them as "
+                "objective.classnames, or use 'fare', which needs none."
+            )
     indices = images.first(recipe.source.limit)
+    if recipe.source.per_class is not None:
+        indices = _first_of_each_class(images, recipe.source.per_class, recipe.source.set)
     if needs == "captions":
         bare = [images.ids[i] for i in indices if not images.captions(i)]
         if bare:
             raise UserError(
-                f"objective {recipe.objective.name!r} needs captions, {len(bare)} of {len(indices)} images "
+                f"{objective} needs captions, {len(bare)} of {len(indices)} images "
                 f"of set {recipe.source.set!r} have none ({bare[0]}): put a .txt beside each image, or "
                 "use 'tecoa' with labels."
             )
@@ -194,8 +233,35 @@ def open_source(recipe: Recipe) -> SourceData:
         raise UserError(
             f"source.limit is {recipe.source.limit}, set {recipe.source.set!r} holds {len(images)} images."
         )
-    templates = recipe.source.templates or images.templates or list(DEFAULT_TEMPLATES)
-    return SourceData(images, indices, templates)
+    names, templates = images.texts(recipe.source.templates)
+    return SourceData(images, indices, templates or list(DEFAULT_TEMPLATES), names or named)
+
+
+def _first_of_each_class(images: ImageSet, count: int, named: str) -> list[int]:
+    """Return the first `count` indices of each class, all in the set's fixed order.
+
+    Raises:
+        UserError: if the set has no labels, or a class has fewer images.
+    """
+    if images.labels is None:
+        raise UserError(
+            f"source.per_class is {count}, but set {named!r} has no labels: use source.limit."
+        )
+    kept: list[int] = []
+    taken: Counter[int] = Counter()
+    for index in images.order():
+        label = int(images.labels[index])
+        if taken[label] < count:
+            taken[label] += 1
+            kept.append(index)
+    few = [label for label in range(len(images.classnames or ())) if taken[label] < count]
+    if few:
+        name = (images.classnames or [])[few[0]]
+        raise UserError(
+            f"source.per_class is {count}, set {named!r} holds {taken[few[0]]} images of class {name!r}; lower it "
+            "to what every class has."
+        )
+    return kept
 
 
 def build_objective(
@@ -206,42 +272,57 @@ def build_objective(
     *,
     resumes: bool = False,
     progress: bool = False,
-) -> Objective:
-    """Make the objective; the anchors of all source classes are encoded here, once, or its head started.
+    notify: Callable[[str], None] | None = None,
+) -> tuple[Objective, dict[str, Any]]:
+    """Make the objective, and what the log's start line says of it.
+
+    What it needs of the model before hardening is taken here, once: the anchors of all source classes, a
+    head's start, the dictionary's width, pseudo-labels, or a frozen copy of the image tower.
 
     Args:
         recipe: names it, with its settings.
         clip: the model before hardening, on its device.
         source: what is trained on.
-        fabric: pairs gather their texts over its ranks.
+        fabric: objectives that couple the batch gather over its ranks.
         resumes: whether a checkpoint will put in what the objective trains along.
         progress: draw a progress bar where that takes long.
+        notify: see `harden`.
     """
-    kind = objective_class(recipe.objective.name)
-    options: dict[str, Any]
+    part = recipe.objective
+    kind: Any = objective_class(part.name)
+    names = source.classnames or []
     if kind.trains_head:
-        options = {
+        options: dict[str, Any] = {
             "head": start_head(recipe, clip, source, fit=not resumes, progress=progress),
-            "head_start": recipe.objective.head_start or "random",
+            "head_start": part.head_start or "random",
         }
-        return kind(**options)
-    options = {
-        "logit_scale": clip.logit_scale,
-        "temperature": recipe.objective.temperature,
-    }
+        if part.adversary is not None:
+            options["adversary"] = part.adversary
+        return kind(**options), {}
+    if part.name == "fare":
+        precision = "bf16" if recipe.precision == "bf16" else "fp32"
+        return kind(original_encoder(clip, precision)), {}
+    scales = {"logit_scale": clip.logit_scale, "temperature": part.temperature}
+    if part.name == "imgcoadv":
+        return kind(**scales, gather=_gather_over_ranks(fabric), add_up=_add_up_ranks(fabric)), {}
+    if part.name == "coadv":
+        dimensions = int(clip.config["model_cfg"]["embed_dim"])
+        vectors = random_dictionary(len(names), dimensions, recipe.seed).to(clip.device)
+        return kind(vectors, **scales, dictionary=part.dictionary or "fixed"), {}
     if kind.needs == "captions":
-        options |= {
-            "tokenise": clip.tokenizer,
-            "encode_texts": clip.encode_texts,
-            "gather": _gather_over_ranks(fabric),
-        }
-    else:
-        names = source.images.classnames or []
-        options["anchors"] = text_anchors(clip, names, source.templates).anchors
-    return kind(**options)
+        gather = _gather_over_ranks(fabric)
+        return kind(clip.tokenizer, clip.encode_texts, **scales, gather=gather), {}
+    texts = text_anchors(clip, names, source.templates)
+    if kind.needs == "names":
+        workers = _workers(recipe, fabric.device)
+        found = pseudo_labels(recipe, clip, source, texts, fabric, workers, progress=progress)
+        if notify is not None and fabric.global_rank == 0:
+            notify(found.sentence())
+        return kind(texts.anchors, labels=found.labels, **scales), {"pseudo_labels": found.row()}
+    return kind(texts.anchors, **scales), {}
 
 
-def _gather_over_ranks(fabric: Fabric) -> Any:
+def _gather_over_ranks(fabric: Fabric) -> Callable[[list[str]], list[str]]:
     def gather(texts: list[str]) -> list[str]:
         if fabric.world_size == 1:
             return texts
@@ -250,6 +331,19 @@ def _gather_over_ranks(fabric: Fabric) -> Any:
         return [text for part in parts for text in part]
 
     return gather
+
+
+def _add_up_ranks(fabric: Fabric) -> Callable[[Tensor], Tensor]:
+    def add_up(rows: Tensor) -> Tensor:
+        if fabric.world_size == 1:
+            return rows
+        from torch.distributed.nn import functional
+
+        # Its backward adds the ranks' gradients up likewise.
+        summed: Tensor = functional.all_reduce(rows)
+        return summed
+
+    return add_up
 
 
 def global_batches(recipe: Recipe, ids: list[str], epoch: int) -> list[list[int]]:
@@ -264,31 +358,50 @@ def global_batches(recipe: Recipe, ids: list[str], epoch: int) -> list[list[int]
     return [batch for batch in batches if len(batch) >= least]
 
 
-def _train(recipe: Recipe, run: Run, fabric: Fabric, progress: bool) -> None:
+def _train(
+    recipe: Recipe,
+    run: Run,
+    fabric: Fabric,
+    progress: bool,
+    notify: Callable[[str], None] | None,
+) -> None:
     source = open_source(recipe)
+    classes = source.classes
     if recipe.validation is not None and recipe.validation.every != "never":
-        open_held_out(recipe, source)  # a mistake in it must not show after the training
+        # A mistake in it must not show after the training. What chooses is no unseen class either.
+        classes = open_held_out(recipe, source).classes
     clip = load_clip(recipe.model)
     device = fabric.device
     original_fingerprint = clip.fingerprint
+    adaptation = recipe.adaptation.build()
+    moving = rehearse(adaptation, clip.model)
+    said = adaptation.sentence(moving)
+    if said and notify is not None and fabric.global_rank == 0:
+        notify(said)
     clip.to(device)
 
-    objective = build_objective(
+    objective, about = build_objective(
         recipe,
         clip,
         source,
         fabric,
         resumes=run.checkpoint.is_file(),
         progress=progress and fabric.global_rank == 0,
+        notify=notify,
     )
-    adaptation = adaptations.build(recipe.adaptation.name, {})
-    adapted = adaptation.apply(clip.model)
+    # Only now: probe, pseudo-labels and targets are the original model's.
+    adapted = adaptation.apply(clip.model, recipe.seed)
     encoder = clip.image_encoder(precision="bf16" if recipe.precision == "bf16" else "fp32")
     learner = Learner(encoder, objective).to(device)
     if recipe.precision == "fp64":
         learner.double()
 
-    trained = dict(adapted) | {f"objective.{n}": p for n, p in objective.named_parameters()}
+    trained = dict(adapted) | {
+        # What it only keeps (an original tower) follows from the recipe.
+        f"objective.{n}": p
+        for n, p in objective.named_parameters()
+        if p.requires_grad
+    }
     groups = parameter_groups(list(trained.items()), recipe.optimiser.weight_decay)
     optimiser = _optimiser(recipe, groups)
     # Two modules that share parameters would be one too many for the wrapper's hooks: Learner is the one.
@@ -336,7 +449,7 @@ def _train(recipe: Recipe, run: Run, fabric: Fabric, progress: bool) -> None:
         log = stack.enter_context(run.append_log()) if is_first else None
         bar = stack.enter_context(step_progress(progress and is_first, recipe.name, total, done))
         if log:
-            log.append(_start_line(recipe, source, trained, done, total))
+            log.append(_start_line(recipe, source, trained, done, total) | about)
         for epoch in range(position.epoch, recipe.epochs):
             batches = global_batches(recipe, source.ids, epoch)
             first = position.step if epoch == position.epoch else 0
@@ -357,18 +470,19 @@ def _train(recipe: Recipe, run: Run, fabric: Fabric, progress: bool) -> None:
                     total=total,
                     kind=recipe.schedule.kind,
                 )
-                loss = training_step(
-                    fabric,
-                    learner,
-                    wrapped,
-                    fabric_optimiser,
-                    _training_batch(recipe, loaded, epoch, device),
-                    epoch=epoch,
-                    rate=rate,
-                    global_size=len(batches[step]),
-                    settings=settings,
-                    counted=rank < len(batches[step]),
-                )
+                with adaptation.at_step(clip.model, recipe.seed, done):
+                    loss = training_step(
+                        fabric,
+                        learner,
+                        wrapped,
+                        fabric_optimiser,
+                        _training_batch(recipe, loaded, epoch, device),
+                        epoch=epoch,
+                        rate=rate,
+                        global_size=len(batches[step]),
+                        settings=settings,
+                        counted=rank < len(batches[step]),
+                    )
                 done += 1
                 if log:
                     log.append(
@@ -407,9 +521,10 @@ def _train(recipe: Recipe, run: Run, fabric: Fabric, progress: bool) -> None:
                             {"event": "validation", "steps_done": done, "epoch": epoch, **scores}
                         )
                 if recipe.select == "best":
-                    if best is None or scores["robust"] > best["robust"]:
+                    score = scores[recipe.chosen_by]
+                    if best is None or score > best["score"]:
                         kept = {name: tensor.cpu().clone() for name, tensor in tensors.items()}
-                        best = {"robust": scores["robust"], "epoch": epoch, "parameters": kept}
+                        best = {"score": score, "epoch": epoch, "parameters": kept}
                     save(Position(epoch + 1, 0))
 
         if best is not None:
@@ -428,16 +543,19 @@ def _train(recipe: Recipe, run: Run, fabric: Fabric, progress: bool) -> None:
                 "source": {
                     "set": source.images.name,
                     "split": source.images.split,
-                    "classes": sha256_json(source.images.classnames),
+                    "classes": sha256_json(classes),
                 },
                 "epoch": recipe.epochs - 1 if best is None else best["epoch"],
             }
             if recipe.precision == "fp64":
                 learner.float()
+            factors = adaptation.finish(clip.model)
             # Which cells are of this model. Anew: a checkpoint is laid in without a trace for the one kept.
             record["fingerprint"] = replace(clip).fingerprint
             head = trained_head(objective, clip, source)
-            save_hardened(clip.model, clip.config, run.folder, record, clip.tokenizer, head)
+            save_hardened(
+                clip.model, clip.config, run.folder, record, clip.tokenizer, head, factors
+            )
         fabric.barrier()
 
 
@@ -488,6 +606,9 @@ def _start_line(
         "steps": total,
         "images": len(source.indices),
         "trained_numbers": sum(p.numel() for p in trained.values()),
+        "adapted_numbers": sum(
+            p.numel() for name, p in trained.items() if name.startswith("visual.")
+        ),
         "templates": source.templates,
         "versions": versions(),
         "threads": torch.get_num_threads(),

@@ -19,12 +19,16 @@ from pydantic import (
     ConfigDict,
     Field,
     ValidationError,
+    model_serializer,
     model_validator,
 )
 
-from zsrobust.adaptations import ADAPTATIONS
+from zsrobust.adaptations import ADAPTATIONS, Adaptation, setting_names
+from zsrobust.adaptations import build as build_adaptation
+from zsrobust.data.texts import preset_of
 from zsrobust.errors import EnvironmentFault, UserError, unknown_name
-from zsrobust.objectives import OBJECTIVES, objective_class
+from zsrobust.objectives import OBJECTIVES, SETTINGS, objective_class
+from zsrobust.preprocess import ImageRule
 from zsrobust.threat import Norm, Resolution, Threat, parse_eps, parse_step
 from zsrobust.training.reading import has_numbers, in_words, put_override, read_yaml
 
@@ -37,19 +41,22 @@ def _read_eps(value: Any) -> Any:
 def _read_templates(value: list[str] | None) -> list[str] | None:
     if value == []:
         raise UserError("give at least one template, or leave the key out.")
-    for template in value or []:
-        if template.count("{}") != 1:
-            raise UserError(
-                f"template {template!r} must hold {{}} exactly once, where the name goes."
-            )
+    if value is not None:
+        preset_of(value)
     return value
 
 
-Templates = Annotated[list[str] | None, AfterValidator(_read_templates)]
+def _read_classnames(value: list[str] | None) -> list[str] | None:
+    if value is not None and len(set(value)) < 2:
+        raise UserError("give two different class names or more, or leave the key out.")
+    return value
 
 
 def _as_list(value: Any) -> Any:
     return [value] if isinstance(value, str | int | float) else value
+
+
+Templates = Annotated[list[str] | None, BeforeValidator(_as_list), AfterValidator(_read_templates)]
 
 
 def _read_warmup(value: float | int | None) -> float | int | None:
@@ -108,8 +115,21 @@ class Source(Part):
     split: str = "train"
     limit: int | None = Field(default=None, ge=1)
     """Use the first N of the set's fixed order; null is all."""
+    per_class: int | None = Field(default=None, ge=1)
+    """Use the first N of each class in the fixed order, in place of a limit; null is all."""
     templates: Templates = None
-    """Class templates with one {}; null takes the set's own, else "a photo of a {}."."""
+    """Class templates with one {}, or a preset: paper, openai, clip-benchmark; null takes the set's
+    own, else "a photo of a {}."."""
+    preprocess: ImageRule = "model"
+    """How images are brought to size: the model's own rule, or paper (short side 256, crop 224)."""
+
+    @model_validator(mode="after")
+    def _one_size(self) -> Source:
+        if self.limit is not None and self.per_class is not None:
+            raise UserError(
+                f"limit is {self.limit} and per_class {self.per_class}: give one of them, the other as null."
+            )
+        return self
 
 
 class Validation(Part):
@@ -157,6 +177,16 @@ class Adversary(Part):
         return self
 
 
+_LACKS = {
+    "temperature": "has none",
+    "head_start": "trains no linear head",
+    "adversary": "has no choice of it",
+    "dictionary": "has none",
+    "classnames": "takes the source's own, if any",
+}
+"""What an objective lacks that has not the setting, for the message."""
+
+
 class ObjectivePart(Part):
     """What is minimised."""
 
@@ -165,12 +195,114 @@ class ObjectivePart(Part):
     """tau of the loss; null takes the model's own 1 / exp(logit_scale)."""
     head_start: Literal["random", "probe"] | None = None
     """Where a linear head starts: random, or fitted on the source's clean features; null is random."""
+    adversary: Literal["none", "pgd"] | None = None
+    """Of `linear`: what its images go through, nothing, or the recipe's adversary; null is none."""
+    dictionary: Literal["fixed", "trained"] | None = None
+    """Of `coadv`: whether its random class vectors stay or move with the tower; null is fixed."""
+    classnames: Annotated[list[str] | None, AfterValidator(_read_classnames)] = None
+    """Of `tecoa-pseudo`: the names to choose among, for a source without its own; null takes the set's."""
+
+    @model_validator(mode="after")
+    def _only_its_own(self) -> ObjectivePart:
+        """Refuse a setting that only other objectives have."""
+        for key in type(self).model_fields:
+            value = getattr(self, key)
+            if key == "name" or value is None or key in SETTINGS[self.name]:
+                continue
+            having = [repr(name) for name in SETTINGS if key in SETTINGS[name]]
+            others = f", or use {' or '.join(having)}" if len(having) < 3 else ""
+            raise UserError(
+                f"{key} is {value!r}, but objective {self.name!r} {_LACKS[key]}: leave it out{others}."
+            )
+        return self
 
 
 class AdaptationPart(Part):
-    """Which parameters move."""
+    """Which parameters move. Settings are of some adaptations; null, or left out, is the adaptation's own default.
+
+    What each means, and its default, stands in the adaptation's class.
+    """
 
     name: Annotated[str, AfterValidator(_known("adaptation", ADAPTATIONS))] = "full"
+    blocks: int | None = None
+    budget: int | None = None
+    tensors: int | None = None
+    rank: int | None = None
+    alpha: float | None = None
+    targets: Annotated[list[str] | None, BeforeValidator(_as_list)] = None
+    kind: str | None = None
+    width: int | None = None
+    added: str | None = None
+    tokens: int | None = None
+    where: str | None = None
+    depth: str | None = None
+    position: str | None = None
+    std: float | None = None
+    token_std: float | None = None
+
+    @model_validator(mode="after")
+    def _only_its_own(self) -> AdaptationPart:
+        """Refuse a setting that only other adaptations have, and values out of range."""
+        for key in self._given():
+            if key in setting_names(self.name):
+                continue
+            having = [repr(name) for name in ADAPTATIONS if key in setting_names(name)]
+            raise UserError(
+                f"{key} is a setting of {' and '.join(having)}, adaptation {self.name!r} has "
+                f"{', '.join(setting_names(self.name)) or 'none'}: leave it out, or use another adaptation."
+            )
+        self.build()
+        return self
+
+    @model_serializer
+    def _resolved(self) -> dict[str, Any]:
+        """Write the settings in force, defaults too, and no others."""
+        return {"name": self.name, **self.build().settings()}
+
+    def _given(self) -> dict[str, Any]:
+        names = [key for key in type(self).model_fields if key != "name"]
+        return {key: value for key in names if (value := getattr(self, key)) is not None}
+
+    def build(self) -> Adaptation:
+        """Return the adaptation.
+
+        Raises:
+            UserError: if a value is out of its range.
+        """
+        return build_adaptation(self.name, self._given())
+
+
+_TOWER = ("full", "partial", "lora", "pixel", "token", "pixel+token")
+"""Adaptations of which something moves in the image tower, or before it."""
+
+GOES_WITH: dict[str, tuple[str, ...]] = {
+    "tecoa": _TOWER,
+    "tecoa-pairs": _TOWER,
+    "tecoa-pseudo": _TOWER,
+    "ce": _TOWER,
+    "linear": ("linear",),
+    "adv": _TOWER,
+    "coadv": _TOWER,
+    "imgcoadv": _TOWER,
+    "fare": _TOWER,
+}
+"""Objective -> the adaptations that it is trained with; every other pair is refused."""
+
+
+def _no_pair(objective: str, adaptation: str) -> str:
+    """Return why an objective is not trained with an adaptation, and what goes instead."""
+    allowed = [repr(name) for name in GOES_WITH[objective]]
+    if objective == "linear":
+        why = "a linear probe moves its head alone"
+    elif adaptation == "linear":
+        why = "this objective would move nothing, its features are frozen"
+    else:
+        why = "nobody has defined what that means"
+    others = f"{', '.join(allowed[:-1])} or {allowed[-1]}" if len(allowed) > 1 else allowed[0]
+    return (
+        f"objective {objective!r} with adaptation {adaptation!r}: {why}; objective {objective!r} goes with "
+        f"adaptation {others}."
+    )
 
 
 class Optimiser(Part):
@@ -203,6 +335,9 @@ class EvaluatePart(Part):
     eps: Annotated[list[Eps], BeforeValidator(_as_list)] = Field(min_length=1)
     limit: int | None = Field(default=None, ge=1)
     templates: Templates = None
+    """As the source's, for all sets."""
+    preprocess: ImageRule = "model"
+    """As the source's."""
 
     @model_validator(mode="after")
     def _eps_fits_the_norm(self) -> EvaluatePart:
@@ -244,7 +379,7 @@ class Recipe(RunRecipe):
     """bf16 autocasts the encoder alone; fp64 is for checks."""
     seed: int = 0
     select: Literal["last", "best"] = "last"
-    """best: the epoch with the highest robust accuracy on held-out source images."""
+    """best: the epoch with the highest accuracy on held-out source images, as `chosen_by` says which."""
 
     # What follows moves no weight beyond rounding: a run may be resumed with other values.
     device: str = "auto"
@@ -270,31 +405,28 @@ class Recipe(RunRecipe):
                 f"objective {self.objective.name!r} couples the samples of a batch: it cannot be "
                 "accumulated; leave micro_batch out, or lower batch."
             )
-        self._check_head()
+        if self.adaptation.name not in GOES_WITH[self.objective.name]:
+            raise UserError(_no_pair(self.objective.name, self.adaptation.name))
+        if self.objective.name == "fare" and self.adversary.start != "uniform":
+            raise UserError(
+                f"adversary.start is {self.adversary.start!r}, but objective 'fare' has no gradient at the "
+                "clean image, so that its adversary would never move: leave it out, or write uniform."
+            )
         if self.select == "best" and (self.validation is None or self.validation.every != "epoch"):
             raise UserError("select: best needs validation with every: epoch.")
         return self
 
-    def _check_head(self) -> None:
-        """Refuse what only objectives with a linear head have, or what they have not."""
-        part = self.objective
-        if part.head_start is None and part.temperature is None:
-            return  # the objectives' modules need torch: not loaded for nothing
-        trains_head = objective_class(part.name).trains_head
-        if part.head_start is not None and not trains_head:
-            raise UserError(
-                f"objective.head_start is {part.head_start!r}, but objective {part.name!r} trains no "
-                "linear head: leave it out, or use 'adv'."
-            )
-        if part.temperature is not None and trains_head:
-            raise UserError(
-                f"objective.temperature is {part.temperature}, but objective {part.name!r} has none, its "
-                "logits are those of a linear head: leave it out."
-            )
-
     def attack_threat(self) -> Threat:
         """Return norm and eps of training; the resolution shows in the images themselves."""
         return Threat(self.threat.norm, self.threat.eps, self.threat.resolution or "model")
+
+    @property
+    def chosen_by(self) -> Literal["robust", "clean"]:
+        """The accuracy on held-out source images that chooses a rate or an epoch: clean without an adversary."""
+        chosen = self.objective.adversary
+        kind = objective_class(self.objective.name)
+        attacked = kind.adversarial if chosen is None else chosen == "pgd"
+        return "robust" if attacked else "clean"
 
     def step_size(self) -> float:
         """Return the adversary's step size in [0, 1]-pixel units."""
@@ -373,37 +505,62 @@ def read_recipe(
         UserError: for an unknown name, or a file that is no YAML mapping.
     """
     path = Path(name_or_file)
-    if name_or_file and path.is_dir():
-        raise UserError(f"recipe {name_or_file} is a folder; give a recipe's name or a YAML file.")
-    if path.suffix in (".yaml", ".yml") or path.is_file():
+    is_file = (
+        path.suffix in (".yaml", ".yml") or path.is_file() or bool(name_or_file and path.is_dir())
+    )
+    text = None
+    if not is_file and name_or_file in _packaged():
+        text = (resources.files("zsrobust") / "recipes" / f"{name_or_file}.yaml").read_text("utf-8")
+    elif not is_file:
+        names = packaged_recipes(pretraining=pretraining)
+        raise unknown_name("recipe", name_or_file, names, "Or give a .yaml file.")
+    return read_mapping(name_or_file, text, overrides)
+
+
+def read_mapping(
+    name_or_file: str, text: str | None, overrides: list[str] | None = None, kind: str = "recipe"
+) -> dict[str, Any]:
+    """Return a YAML file as the mapping that it is, with the overrides in it, unchecked.
+
+    Args:
+        name_or_file: names it in messages.
+        text: what it holds; None reads the file.
+        overrides: as in `load_recipe`.
+        kind: "recipe", or what else it is.
+
+    Raises:
+        UserError: if the file does not exist, or is no YAML mapping.
+        EnvironmentFault: if it cannot be read.
+    """
+    path = Path(name_or_file)
+    if text is None:
+        if path.is_dir():
+            raise UserError(
+                f"{kind} {name_or_file} is a folder; give a {kind}'s name or a YAML file."
+            )
         if not path.is_file():
-            raise UserError(f"recipe file {name_or_file} does not exist; check the path.")
+            raise UserError(f"{kind} file {name_or_file} does not exist; check the path.")
         try:
             text = path.read_text(encoding="utf-8")
         except UnicodeDecodeError as error:
             raise UserError(
-                f"recipe file {name_or_file} is not UTF-8 text; give a YAML file, saved as UTF-8."
+                f"{kind} file {name_or_file} is not UTF-8 text; give a YAML file, saved as UTF-8."
             ) from error
         except OSError as error:
             raise EnvironmentFault(
                 f"cannot read {name_or_file}: {error.strerror or error}; mend it and try again."
             ) from error
-    elif name_or_file in _packaged():
-        text = (resources.files("zsrobust") / "recipes" / f"{name_or_file}.yaml").read_text("utf-8")
-    else:
-        names = packaged_recipes(pretraining=pretraining)
-        raise unknown_name("recipe", name_or_file, names, "Or give a .yaml file.")
-    data = read_yaml(text, f"recipe {name_or_file}")
+    data = read_yaml(text, f"{kind} {name_or_file}")
     if not isinstance(data, dict):
         found = (
             "is empty"
             if data is None
             else "holds a list"
             if isinstance(data, list)
-            else "is no recipe"
+            else f"is no {kind}"
         )
         raise UserError(
-            f"recipe {name_or_file} {found}; it must be a mapping of keys to values, one 'key: value' a line."
+            f"{kind} {name_or_file} {found}; it must be a mapping of keys to values, one 'key: value' a line."
         )
     given: list[str] = []
     for override in overrides or []:
@@ -430,7 +587,9 @@ def parse_recipe(data: dict[str, Any], what: str = "recipe") -> Recipe:
 Schema = TypeVar("Schema", bound=Part)
 
 
-def check_recipe(schema: type[Schema], data: dict[str, Any], what: str) -> Schema:
+def check_recipe(
+    schema: type[Schema], data: dict[str, Any], what: str, kind: str = "recipe"
+) -> Schema:
     """Check a mapping against a schema; all mistakes are reported together, in one line.
 
     Raises:
@@ -441,8 +600,8 @@ def check_recipe(schema: type[Schema], data: dict[str, Any], what: str) -> Schem
     except ValidationError as error:
         mistakes = in_words(error.errors(), schema)
         end = "" if mistakes.endswith("?") else "."
-        raise UserError(f"{_called(what)}: {mistakes}{end}") from error
+        raise UserError(f"{_called(what, kind)}: {mistakes}{end}") from error
 
 
-def _called(what: str) -> str:
-    return "recipe" if what == "recipe" else f"recipe {what}"
+def _called(what: str, kind: str) -> str:
+    return kind if what == kind else f"{kind} {what}"

@@ -99,7 +99,7 @@ def training_step(
     total = torch.zeros((), device=batch.images.device, dtype=batch.images.dtype)
     micro_batches = list(_micro_batches(batch, settings.micro_batch))
     for number, micro in enumerate(micro_batches):
-        micro = learner.objective.prepare(micro)  # noqa: PLW2901 - the batch with its targets
+        micro = learner.objective.prepare(micro, learner.encoder)  # noqa: PLW2901 - the batch with its targets
         images = micro.images
         if learner.objective.adversarial:
             images = _adversarial(learner, micro, epoch, settings)

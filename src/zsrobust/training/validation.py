@@ -11,7 +11,8 @@ from zsrobust import attacks, data
 from zsrobust.attacks.engine import Chunk, attack_chunks
 from zsrobust.attacks.outcome import Outcome
 from zsrobust.errors import UserError
-from zsrobust.models import HeadClassifier, ZeroShotClassifier
+from zsrobust.models import HeadClassifier, ZeroShotClassifier, load_clip
+from zsrobust.objectives import objective_class
 from zsrobust.preprocess import to_unit
 
 if TYPE_CHECKING:
@@ -40,7 +41,11 @@ class Scores:
     true_probability: float
     """Mean softmax probability of the true class on the attacked images; clean mistakes as they are."""
     text_clean: float | None = None
-    """Clean accuracy in [0, 1] by the class texts, where a head gave the scores; null where texts did."""
+    """Clean accuracy in [0, 1] by the class texts, where a head or a dictionary gave the scores."""
+    scored_by: str = "texts"
+    """What gave the logits, or the truth: `Objective.scored_by`."""
+    clean_probability: float | None = None
+    """Mean softmax probability of the true class on the clean images."""
 
     @property
     def clean(self) -> float:
@@ -53,14 +58,16 @@ class Scores:
         return sum(self.robust_correct) / len(self.ids)
 
     def row(self) -> dict[str, Any]:
-        """Return the log line; "scored_by" says whether class texts or a linear head gave the logits."""
+        """Return the log line; "scored_by" says what gave the logits, or the truth."""
         row: dict[str, Any] = {
             "samples": len(self.ids),
-            "scored_by": "texts" if self.text_clean is None else "head",
+            "scored_by": self.scored_by,
             "clean": self.clean,
             "robust": self.robust,
             "true_probability": self.true_probability,
         }
+        if self.clean_probability is not None:
+            row["clean_probability"] = self.clean_probability
         return row if self.text_clean is None else row | {"text_clean": self.text_clean}
 
 
@@ -69,15 +76,32 @@ def recipe_geometry(
 ) -> Callable[[Image], Image] | None:
     """Return resize and crop before the attack; None where the ball lies at native resolution."""
     resolution = recipe.threat.resolution or source.images.resolution
-    return None if resolution == "native" else clip.preprocess.geometry()
+    if resolution == "native":
+        return None
+    rule = clip.preprocess.under(recipe.source.preprocess, source.images.paper_resize)
+    return rule.geometry()
 
 
-def open_held_out(recipe: Recipe, source: SourceData) -> ImageSet:
+@dataclass(frozen=True)
+class HeldOut:
+    """Held-out source images, opened."""
+
+    images: ImageSet
+    classes: list[str] | None
+    """The source's class names; of a source without any, their own."""
+    classnames: list[str]
+    """What stands in the templates."""
+
+
+def open_held_out(recipe: Recipe, source: SourceData) -> HeldOut:
     """Open the recipe's held-out source images.
 
+    They need labels, unless the objective makes its own, and the source's class names. A source without
+    class names (`fare` and `imgcoadv` need none) leaves them to the held-out images.
+
     Raises:
-        UserError: if the recipe has no validation block, if the set has other class names than the
-            source, or is what is trained on.
+        UserError: if the recipe has no validation block, or if the set has no labels, has other class
+            names than the source, or is what is trained on.
     """
     settings = recipe.validation
     if settings is None:
@@ -87,12 +111,23 @@ def open_held_out(recipe: Recipe, source: SourceData) -> ImageSet:
             f"validation.split {settings.split!r} is the split that is trained on: hold some images out."
         )
     attacks.plan(settings.attack, recipe.attack_threat())
-    held_out = data.open_set(settings.set or recipe.source.set, settings.split)
-    if source.images.classnames is None or held_out.classnames != source.images.classnames:
+    images = data.open_set(settings.set or recipe.source.set, settings.split)
+    named = f"validation set {settings.set or recipe.source.set!r}"
+    needs = objective_class(recipe.objective.name).needs
+    if needs == "names" and images.classnames is None:
+        return HeldOut(images, source.classes, source.classnames or [])
+    if images.labels is None or images.classnames is None:
         raise UserError(
-            f"validation set {settings.set or recipe.source.set!r} must have the source's class names."
+            f"{named} has no labels, so that nothing can be scored: name images of the source in class "
+            "folders as validation.set, or leave the validation block out."
         )
-    return held_out
+    if source.classes is None and needs == "images":
+        return HeldOut(
+            images, images.classnames, images.texts(recipe.source.templates)[0] or images.classnames
+        )
+    if source.classes != images.classnames:
+        raise UserError(f"{named} must have the source's class names.")
+    return HeldOut(images, source.classes, source.classnames or images.classnames)
 
 
 def validate(
@@ -104,6 +139,9 @@ def validate(
 ) -> Scores:
     """Attack the recipe's held-out source images at the trained eps; score what the objective trains.
 
+    Where the objective makes its own labels, the truth is what the original model, loaded anew, sees in
+    the clean image (in float32).
+
     The attack runs all its steps on every clean-correct sample, so that the probabilities compare
     models at the same effort.
 
@@ -112,16 +150,18 @@ def validate(
         clip: the model as it stands.
         source: what is trained on; its class names and templates are the texts.
         fabric: its device is taken; None takes the model's.
-        head: the linear head that the objective trains, on the model's encoder: it is attacked and
-            scored, and the class texts only give `text_clean`. None: the class texts are.
+        head: the head that the objective trains or its dictionary, on the model's encoder: it is
+            attacked and scored, and the class texts only give `text_clean`. None: the class texts are.
 
     Raises:
         UserError: as `open_held_out`.
     """
-    held_out = open_held_out(recipe, source)
-    settings, names = recipe.validation, held_out.classnames
-    if settings is None or names is None:
+    opened = open_held_out(recipe, source)
+    held_out, names = opened.images, opened.classnames
+    settings = recipe.validation
+    if settings is None:
         raise UserError("the recipe has no validation block: add one with set, split and limit.")
+    scored_by = objective_class(recipe.objective.name).scored_by
     device = clip.device if fabric is None else fabric.device
     texts = ZeroShotClassifier.from_texts(clip, names, source.templates).to(device)
     classifier = texts if head is None else head.to(device)
@@ -130,29 +170,37 @@ def validate(
         dtype = torch.float64
         texts.double()
         classifier.double()
+    original = None
+    if scored_by == "pseudo-labels":
+        before = load_clip(recipe.model, device)
+        original = ZeroShotClassifier.from_texts(before, names, source.templates)
     plan = attacks.plan(f"{settings.attack}:early_exit=false", recipe.attack_threat())
     indices = held_out.first(settings.limit)
 
     text_correct = 0
-    probabilities: dict[str, float] = {}
+    attacked_p: dict[str, float] = {}
+    clean_p: dict[str, float] = {}
 
-    def score(names: Sequence[str], logits: Tensor, labels: Tensor) -> None:
+    def score(names: Sequence[str], logits: Tensor, labels: Tensor, into: dict[str, float]) -> None:
         true = logits.softmax(1).gather(1, labels[:, None])[:, 0]
-        probabilities.update(zip(names, true.tolist(), strict=True))
+        into.update(zip(names, true.tolist(), strict=True))
 
     def chunks() -> Iterator[Chunk]:
         nonlocal text_correct
         for batch in data.batches(held_out, indices, recipe_geometry(recipe, clip, source), _BATCH):
-            if batch.labels is None:
-                raise UserError("the validation set has no labels.")
             images = to_unit(batch.images).to(device, dtype)
-            labels = batch.labels.to(device)
             with torch.no_grad():
+                if original is not None:
+                    labels = original(images.float()).argmax(1)
+                elif batch.labels is not None:
+                    labels = batch.labels.to(device)
+                else:
+                    raise UserError("the validation set has no labels.")
                 logits = classifier(images)
                 if head is not None:
                     found = texts.groups[texts(images).argmax(1)]  # equal texts are one (traps 57)
                     text_correct += int((found == texts.groups[labels]).sum())
-            score(batch.ids, logits, labels)  # stands for clean mistakes, which are never attacked
+            score(batch.ids, logits, labels, clean_p)
             yield Chunk(batch.ids, images, labels, logits)
 
     outcomes: dict[str, Outcome] = {}
@@ -163,7 +211,7 @@ def validate(
             with torch.no_grad():
                 logits = classifier(torch.stack([image for _, _, image in attacked]))
             labels = torch.tensor([label for _, label, _ in attacked], device=device)
-            score([name for name, _, _ in attacked], logits, labels)
+            score([name for name, _, _ in attacked], logits, labels, attacked_p)
             attacked.clear()
 
     for outcome in attack_chunks(
@@ -177,10 +225,13 @@ def validate(
             flush()
     flush()
     ids = [held_out.ids[i] for i in indices]
+    shown = clean_p | attacked_p  # clean mistakes are never attacked: they stand as they are
     return Scores(
         ids=ids,
         clean_correct=[outcomes[i].clean_correct for i in ids],
         robust_correct=[outcomes[i].robust for i in ids],
-        true_probability=sum(probabilities[i] for i in ids) / len(ids),
+        true_probability=sum(shown[i] for i in ids) / len(ids),
         text_clean=None if head is None else text_correct / len(ids),
+        scored_by=scored_by,
+        clean_probability=sum(clean_p[i] for i in ids) / len(ids),
     )

@@ -84,6 +84,7 @@ def demo(
         wanted.eps[0],
         norm=wanted.norm,
         templates=wanted.templates,
+        preprocess=wanted.preprocess,
         device=first.device,
     )
     labels = {first.model: "CLIP", **{run.spec: label for label, run in runs.items()}}

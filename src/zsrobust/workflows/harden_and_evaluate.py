@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from zsrobust import data
-from zsrobust.evaluation.evaluate import evaluate, open_to_measure, plan_to_measure
+from zsrobust.evaluation.evaluate import Notify, evaluate, open_suite, plan_to_measure
 from zsrobust.evaluation.table import EvaluationTable
 from zsrobust.files import refuse_file
+from zsrobust.models import Clip
 from zsrobust.threat import Threat
 from zsrobust.training.loop import harden
 from zsrobust.training.recipe import EvaluatePart, Recipe
@@ -20,6 +21,7 @@ def harden_and_evaluate(
     out: str | Path | None = None,
     *,
     results: str | Path | None = None,
+    notify: Notify | None = None,
     progress: bool = False,
 ) -> tuple[Run, EvaluationTable | None]:
     """Run the hardening; with an `evaluate:` block measure the model before and after it.
@@ -29,6 +31,7 @@ def harden_and_evaluate(
         out: the run's folder; default `runs/` and the recipe's name.
         results: folder of the cells; default `results`, shared by all runs, so that the model before
             hardening is measured once.
+        notify: called with one line where hardening or evaluation has something to say.
         progress: draw progress bars on the terminal.
 
     Raises:
@@ -38,28 +41,32 @@ def harden_and_evaluate(
     if wanted is not None:
         check_evaluation(wanted)
         refuse_file(Path("results") if results is None else Path(results))
-    run = harden(recipe, out, progress=progress)
+    run = harden(recipe, out, progress=progress, notify=notify)
     if wanted is None or not run.is_first_rank:
         return run, None
     out = "results" if results is None else results
-    return run, measure([recipe.model, run], wanted, out, recipe.device, progress=progress)
+    return run, measure(
+        [recipe.model, run], wanted, out, recipe.device, notify=notify, progress=progress
+    )
 
 
 def measure(
-    models: Sequence[str | Run],
+    models: Sequence[str | Run | Clip],
     wanted: EvaluatePart,
     out: str | Path,
     device: str,
     *,
+    notify: Notify | None = None,
     progress: bool = False,
 ) -> EvaluationTable:
     """Evaluate models as a recipe's `evaluate:` block says.
 
     Args:
-        models: specs and runs.
+        models: specs, runs and loaded models.
         wanted: the block.
         out: folder of the cells.
         device: the recipe's.
+        notify: as in `evaluate`.
         progress: draw progress bars on the terminal.
     """
     return evaluate(
@@ -70,8 +77,10 @@ def measure(
         norm=wanted.norm,
         limit=wanted.limit,
         templates=wanted.templates,
+        preprocess=wanted.preprocess,
         out=out,
         device=device,
+        notify=notify,
         progress=progress,
     )
 
@@ -86,5 +95,5 @@ def check_evaluation(wanted: EvaluatePart) -> None:
         for name in wanted.attacks:
             if name != "clean":
                 plan_to_measure(name, Threat(wanted.norm, radius))
-    for spec in data.load_suite(wanted.sets).sets:
-        open_to_measure(spec)
+    for _, image_set in open_suite(data.load_suite(wanted.sets), lambda _: None):
+        image_set.texts(wanted.templates)

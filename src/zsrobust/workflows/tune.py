@@ -1,9 +1,10 @@
 """Choose a learning rate on held-out source images, as the design's section 7 says.
 
 Each rate of the grid hardens the model on a prefix of the source; the one with the highest robust accuracy on
-held-out source images at the trained eps is best, scored with what the objective trains: the class texts, or
-a linear head. Rates whose paired difference to it is within two standard errors are tied with it: the higher
-mean probability of the true class on the attacked images decides, then the smaller rate. A best value at an
+held-out source images at the trained eps is best, scored with what the objective trains: the class texts, a
+linear head, or a dictionary. Rates whose paired difference to it is within two standard errors are tied with it:
+the higher mean probability of the true class on the attacked images decides, then the smaller rate. Where the
+objective has no adversary (`ce`, `linear`) clean accuracy and clean images take their place. A best value at an
 end of the grid extends the grid by one, also where a tied rate inside it is chosen. No target set is opened.
 """
 
@@ -12,7 +13,7 @@ from __future__ import annotations
 import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -25,6 +26,8 @@ from zsrobust.objectives import objective_class
 from zsrobust.training.loop import harden, open_source
 from zsrobust.training.recipe import Recipe, parse_recipe
 from zsrobust.training.validation import Scores, open_held_out, validate
+
+ChosenBy = Literal["robust", "clean"]
 
 
 @dataclass(frozen=True)
@@ -47,6 +50,7 @@ class Choice:
             "norm": recipe.threat.norm,
             "held_out": None if validation is None else validation.model_dump(mode="json"),
             "grid": [{"lr": rate, **self.scores[rate].row()} for rate in sorted(self.scores)],
+            "chosen_by": recipe.chosen_by,
             "chosen": self.rate,
             "reason": self.reason,
         }
@@ -84,45 +88,63 @@ def tune(
     folder = Path(out)
     open_held_out(recipe, open_source(recipe))  # a mistake in it must not show after the first rate
     scores = {rate: _score(recipe, rate, images, folder, progress) for rate in grid}
-    rate, reason = choose(scores)
-    best = _best(scores)
+    by = recipe.chosen_by
+    rate, reason = choose(scores, by)
+    best = _best(scores, by)
     if best in (grid[0], grid[-1]):
         beyond = _beyond(grid, best)
         scores[beyond] = _score(recipe, beyond, images, folder, progress)
-        rate, again = choose(scores)
+        rate, again = choose(scores, by)
         reason = f"the grid was extended to {beyond:.3g}; {again}"
     choice = Choice(rate, reason, scores, recipe.source.limit if images is None else images)
     write_json(folder / "choice.json", choice.to_json(recipe))
     return choice
 
 
-def choose(scores: dict[float, Scores]) -> tuple[float, str]:
+def choose(scores: dict[float, Scores], by: ChosenBy = "robust") -> tuple[float, str]:
     """Return the rate that the rule chooses, and why.
 
     Args:
         scores: rate -> scores on the same held-out samples.
+        by: the accuracy that counts, "robust" or "clean".
     """
-    best = _best(scores)
-    tied = [rate for rate in scores if rate == best or _tied(scores[best], scores[rate])]
-    chosen = min(tied, key=lambda rate: (-scores[rate].true_probability, rate))
+    best = _best(scores, by)
+    tied = [rate for rate in scores if rate == best or is_tied(scores[best], scores[rate], by)]
     if len(tied) == 1:
-        return best, "highest robust accuracy, more than two standard errors above the others"
+        return best, f"highest {by} accuracy, more than two standard errors above the others"
+
+    def probability(rate: float) -> float:
+        one = scores[rate]
+        clean = one.clean_probability if by == "clean" else None
+        return one.true_probability if clean is None else clean
+
+    chosen = min(tied, key=lambda rate: (-probability(rate), rate))
     named = ", ".join(f"{rate:.3g}" for rate in sorted(tied))
+    where = "attacked" if by == "robust" else "clean"
     return chosen, (
         f"{named} are tied within two standard errors of the best ({best:.3g}); "
-        f"{chosen:.3g} has the highest mean probability of the true class on the attacked images"
+        f"{chosen:.3g} has the highest mean probability of the true class on the {where} images"
     )
 
 
-def _best(scores: dict[float, Scores]) -> float:
-    """Return the rate with the highest robust accuracy; of equal ones the smaller."""
-    return max(scores, key=lambda rate: (scores[rate].robust, -rate))
+def _best(scores: dict[float, Scores], by: ChosenBy) -> float:
+    """Return the rate with the highest accuracy; of equal ones the smaller."""
+    return max(scores, key=lambda rate: (getattr(scores[rate], by), -rate))
 
 
-def _tied(best: Scores, other: Scores) -> bool:
+def is_tied(best: Scores, other: Scores, by: ChosenBy) -> bool:
+    """Whether the paired difference of two scores lies within two standard errors.
+
+    Raises:
+        UserError: if they are not of the same samples.
+    """
     if best.ids != other.ids:
-        raise UserError("rates must be scored on the same held-out samples.")
-    difference = np.asarray(best.robust_correct, float) - np.asarray(other.robust_correct, float)
+        raise UserError("what is compared must be scored on the same held-out samples.")
+    first, second = (
+        np.asarray(s.robust_correct if by == "robust" else s.clean_correct, float)
+        for s in (best, other)
+    )
+    difference = first - second
     error = float(difference.std(ddof=1)) / math.sqrt(len(difference))
     return bool(abs(difference.mean()) <= 2 * error)
 
@@ -143,7 +165,7 @@ def _score(recipe: Recipe, rate: float, images: int | None, folder: Path, progre
     data["validation"]["every"] = "never"
     data["select"] = "last"
     if images is not None:
-        data["source"]["limit"] = images
+        data["source"] |= {"limit": images, "per_class": None}
     one = parse_recipe(data)
     run = harden(one, folder / f"lr-{rate:.3g}", progress=progress)
     kept = run.folder / "scores.json"
@@ -157,7 +179,7 @@ def _score(recipe: Recipe, rate: float, images: int | None, folder: Path, progre
     device = "cuda" if recipe.device == "auto" and torch.cuda.is_available() else recipe.device
     clip = load_clip(run.spec, "cpu" if device == "auto" else device)
     head = None
-    if objective_class(one.objective.name).trains_head:
+    if objective_class(one.objective.name).scored_by in ("head", "dictionary"):
         head = HeadClassifier.from_file(clip.image_encoder(), run.model / HEAD_NAME)
     scores = validate(one, clip, open_source(one), None, head)
     write_json(kept, asdict(scores))
