@@ -141,11 +141,13 @@ def test_mix_writes_a_folder_that_knows_its_sources(
 
 @pytest.fixture(scope="module")
 def vit_b_32(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """open_clip's ViT-B-32-quickgelu with random weights, as a folder."""
+    """open_clip's ViT-B-32-quickgelu with random weights, as a folder; its text tower has one thin layer."""
+    model_cfg = open_clip.get_model_config("ViT-B-32-quickgelu")
+    model_cfg["text_cfg"] |= {"width": 16, "heads": 2, "layers": 1}
     torch.manual_seed(0)
-    model = open_clip.create_model("ViT-B-32-quickgelu", pretrained=None)
+    model = open_clip.model.CLIP(**model_cfg)
     config = {
-        "model_cfg": open_clip.get_model_config("ViT-B-32-quickgelu"),
+        "model_cfg": model_cfg,
         "preprocess_cfg": {"mean": [0.48, 0.46, 0.41], "std": [0.27, 0.26, 0.28]},
     }
     folder = tmp_path_factory.mktemp("b32")
@@ -172,21 +174,20 @@ def test_published_forms_at_full_size_load_evaluate_and_interpolate(vit_b_32: st
         Image.new("RGB", (240, 230), (200 * (1 - i), 200 * i, 9)).save(
             tmp_path / "pictures" / name / "one.png"
         )
+    base = load_clip(vit_b_32)
     specs = [f"{tmp_path / file}@{vit_b_32}" for file in ("model_best.pth.tar", "visual.pt")]
-    ends = [load_clip(spec).fingerprint for spec in specs]
-    assert ends[0] == ends[1]
-    table = zr.evaluate(specs[:1], f"folder:{tmp_path / 'pictures'}", ["clean", "pgd-1"], "1/255")
+    first, second = (load_clip(spec) for spec in specs)
+    assert first.fingerprint == second.fingerprint != base.fingerprint
+    table = zr.evaluate([first], f"folder:{tmp_path / 'pictures'}", ["clean", "pgd-1"], "1/255")
     assert len(table.rows[0].ids) == 2
-    between = zr.interpolate(vit_b_32, specs[0], 0.5)
-    assert between.fingerprint == zr.interpolate(vit_b_32, specs[1], 0.5).fingerprint
-    assert zr.interpolate(vit_b_32, specs[1], 1).fingerprint == ends[0]
+    between = zr.interpolate(base, specs[0], 0.5)
+    assert zr.interpolate(base, second, 1).fingerprint == first.fingerprint
     name = "transformer.resblocks.0.attn.in_proj_weight"
-    base = tower(load_clip(vit_b_32))[name].double()
-    expected = (0.5 * base + 0.5 * moved[name].double()).float()
+    expected = (0.5 * tower(base)[name].double() + 0.5 * moved[name].double()).float()
     assert torch.equal(tower(between)[name], expected)
 
     del parallel["module.proj"]
     torch.save(authors, tmp_path / "lacks.pth.tar")
-    assert "1 missing (proj)" in refused(vit_b_32, f"{tmp_path / 'lacks.pth.tar'}@{vit_b_32}")
+    assert "1 missing (proj)" in refused(base, f"{tmp_path / 'lacks.pth.tar'}@{vit_b_32}")
     torch.save(moved | {"head": torch.zeros(2)}, tmp_path / "more.pt")
-    assert "1 left over (head)" in refused(vit_b_32, f"{tmp_path / 'more.pt'}@{vit_b_32}")
+    assert "1 left over (head)" in refused(base, f"{tmp_path / 'more.pt'}@{vit_b_32}")

@@ -45,6 +45,8 @@ class CurvePoint:
     clean: Interval
     robust: Interval
     chosen: bool = False
+    colour: int | None = None
+    """Of a reference that belongs to one series; None is grey."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +66,8 @@ class Panel:
     curves: list[Curve]
     reference: list[CurvePoint]
     """Models before hardening: a dashed line across."""
+    one_clean: bool = False
+    """Whether the series are radii: clean accuracy is then the same in all, and one stands for them."""
 
 
 def draw_lines(
@@ -85,7 +89,7 @@ def draw_lines(
         grid = figure.subplots(rows, 2, squeeze=False)
         for panel, line in zip(panels, grid, strict=True):
             for column, axes in zip(("clean", "robust"), line, strict=True):
-                _line_panel(axes, panel, column, log=log)
+                _line_panel(axes, panel, column, log=log, joined=not named)
                 axes.set_xlabel(x_label)
                 axes.set_ylabel(
                     "right on clean images" if column == "clean" else "right under attack"
@@ -97,14 +101,20 @@ def draw_lines(
         return figure
 
 
-def _line_panel(axes: Any, panel: Panel, column: str, *, log: bool) -> None:
+def _line_panel(axes: Any, panel: Panel, column: str, *, log: bool, joined: bool) -> None:
     if log:
         axes.set_xscale("log")
-    for before in panel.reference:
-        value = 100 * getattr(before, column).value
-        axes.axhline(value, color=_MUTED, linestyle=(0, (4, 3)), linewidth=1, label=before.label)
-    for curve in panel.curves:
+    one = panel.one_clean and column == "clean"
+    for before in panel.reference[:1] if one else panel.reference:
+        level = 100 * getattr(before, column).value
+        grey = one or before.colour is None
+        colour = _MUTED if grey else _COLOURS[(before.colour or 0) % 8]
+        name = "" if one else before.label
+        axes.axhline(level, color=colour, linestyle=(0, (4, 3)), linewidth=1, label=name)
+    for curve in panel.curves[:1] if one else panel.curves:
         colour, marker = _COLOURS[curve.colour % 8], _MARKERS[curve.colour % 8]
+        if one:
+            colour = _MUTED
         found: list[Interval] = [getattr(point, column) for point in curve.points]
         value = [100 * i.value for i in found]
         axes.errorbar(
@@ -119,6 +129,7 @@ def _line_panel(axes: Any, panel: Panel, column: str, *, log: bool) -> None:
             marker=marker,
             markersize=5,
             linewidth=1.5,
+            linestyle="-" if joined else "none",  # nothing lies between two names
             elinewidth=0.9,
             capsize=2,
             label=curve.name,

@@ -415,8 +415,11 @@ def _figure(study: Study, places: list[Place]) -> Any:
         for p in before:
             tested = p.labels.get(EPS_TESTED)
             shown = f", {EPS_TESTED} {tested}" if tested and series == EPS_TESTED else ""
-            reference.append(CurvePoint(0, f"before: {p.model}{shown}", p.clean, p.robust))
-        panels.append(Panel(f"{by} {panel}" if by else "", curves, reference))
+            colour_of = study.labels_of(EPS_TESTED).index(tested) if tested and shown else None
+            name = f"before: {p.model}{shown}"
+            reference.append(CurvePoint(0, name, p.clean, p.robust, colour=colour_of))
+        title_of = f"{by} {panel}" if by else ""
+        panels.append(Panel(title_of, curves, reference, one_clean=series == EPS_TESTED))
     if axis is not None:
         return draw_trade_off(panels, title=title)
     log = study.figure.scale == "log" and positions is not None
