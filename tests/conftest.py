@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -69,7 +71,27 @@ def _one_thread():
 
 
 @pytest.fixture(scope="session")
-def tiny_clip_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def _one_vocabulary():
+    """CLIP's vocabulary, read once and not at each load: it is always the same, and most of a toy's loading."""
+    from open_clip.tokenizer import SimpleTokenizer
+
+    read: dict[str, dict[str, Any]] = {}
+    reading = SimpleTokenizer.__init__
+
+    def once(self: Any, **settings: Any) -> None:
+        key = repr(settings)
+        if key not in read:
+            reading(self, **settings)
+            read[key] = vars(self).copy()
+        vars(self).update(read[key])
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(SimpleTokenizer, "__init__", once)
+        yield
+
+
+@pytest.fixture(scope="session")
+def tiny_clip_folder(tmp_path_factory: pytest.TempPathFactory, _one_vocabulary: None) -> Path:
     """A random CLIP of 16x16 px in open_clip's own form."""
     folder = tmp_path_factory.mktemp("tiny-clip")
     write_tiny_clip(folder)
@@ -129,3 +151,42 @@ def other_set_folder(tiny_set_folder: Path, tmp_path_factory: pytest.TempPathFac
     for name, folder in zip(names, sorted((tiny_set_folder / "val").iterdir()), strict=True):
         shutil.copytree(folder, root / name)
     return root
+
+
+@pytest.fixture
+def toy_recipe(tiny_clip_folder: Path, tiny_set_folder: Path) -> dict[str, Any]:
+    """A hardening of the tiny CLIP on the sixty pictures: four steps an epoch, two epochs."""
+    return {
+        "name": "test/toy",
+        "model": f"local-dir:{tiny_clip_folder}",
+        "source": {"set": f"folder:{tiny_set_folder}", "split": "train"},
+        "threat": {"eps": "2/255"},
+        "optimiser": {"name": "adamw", "lr": 1e-3, "weight_decay": 0.01},
+        "schedule": {"warmup": 2},
+        "epochs": 2,
+        "batch": 16,
+        "checkpoint_every": 1,
+    }
+
+
+@pytest.fixture(scope="session")
+def harden_until() -> Callable[[Any, Path, int], None]:
+    """Harden into a folder until so many steps are done, and be stopped there: (recipe, folder, steps)."""
+    from zsrobust.training import loop
+
+    def until(recipe: Any, folder: Path, steps: int) -> None:
+        real, left = loop.training_step, steps
+
+        def stopping(*args: Any, **kwargs: Any) -> float:
+            nonlocal left
+            if left == 0:
+                raise KeyboardInterrupt
+            left -= 1
+            return real(*args, **kwargs)
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(loop, "training_step", stopping)
+            with pytest.raises(KeyboardInterrupt):
+                loop.harden(recipe, folder)
+
+    return until

@@ -330,7 +330,7 @@ def test_a_stream_is_read_only_as_fast_as_slots_become_free():
         ({"attack": "pdg-20"}, "did you mean 'pgd-20'"),
         ({"attack": "pgd"}, "needs its number of steps"),
         ({"attack": "pgd-20:stp=1"}, "did you mean 'step'"),
-        ({"attack": "pgd-0"}, "steps must be >= 1"),
+        ({"attack": "pgd-0"}, "the number of steps must lie in 1 to 999999"),
         ({"attack": "pgd-5:judge=last:early_exit=true"}, "implies early_exit=false"),
     ],
 )
@@ -379,8 +379,9 @@ def test_a_plan_lists_every_setting_that_moves_an_outcome():
         for b in settings[i + 1 :]:
             assert stripped != {k: v for k, v in b.items() if k != "name"}
     paper = attacks.plan("pgd-paper", threat)
-    assert (paper.judge, paper.attack.steps, paper.attack.step) == ("last", 100, 1 / 255)
-    assert isinstance(paper.attack, Pgd)
+    (pgd,) = paper.members
+    assert isinstance(pgd, Pgd)
+    assert (paper.judge, pgd.steps, pgd.step) == ("last", 100, 1 / 255)
     assert cross_entropy(torch.zeros(2, 4), torch.tensor([0, 1])).tolist() == pytest.approx(
         [np.log(4)] * 2
     )

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
-import pytest
+from pathlib import Path
+from typing import Any
 
+import pytest
+import yaml
+
+from zsrobust.adaptations import build
 from zsrobust.errors import UserError
 from zsrobust.objectives import OBJECTIVES, SETTINGS
 from zsrobust.training.recipe import ObjectivePart, load_recipe, parse_recipe, recipe_names
@@ -55,7 +60,7 @@ def test_machine_settings_do_not_determine_the_run():
         ({"optimiser": {"lr": 0.1, "weightdecay": 0}}, "did you mean 'weight_decay'"),
         ({"optimiser": {}}, "key 'optimiser.lr' is missing"),
         ({"epochs": "three"}, "epochs: .*'three'"),
-        ({"epochs": 0}, "epochs: .*greater than or equal to 1, got 0"),
+        ({"epochs": 0}, "epochs: .*greater than 0, got 0"),
         ({"optimiser": {"lr": -1}}, "optimiser.lr: .*greater than 0"),
         ({"threat": {"eps": 8}}, r"did you mean 8\.?0?/255"),
         ({"threat": {"norm": "l3"}}, "threat.norm"),
@@ -128,6 +133,90 @@ def test_unknown_recipes_and_files_that_are_none(tmp_path):
         load_recipe(str(tmp_path / "bad.yaml"))
     with pytest.raises(UserError, match="write key=value"):
         load_recipe("mini/tecoa-ft-eps1", ["epochs"])
+
+
+def write(folder: Path, **recipes: dict[str, Any]) -> list[str]:
+    """Write recipes into files of these names; return their paths."""
+    for name, content in recipes.items():
+        (folder / f"{name}.yaml").write_text(yaml.safe_dump(content))
+    return [str(folder / f"{name}.yaml") for name in recipes]
+
+
+def test_a_recipe_is_laid_over_its_base_block_by_block(tmp_path):
+    """The nearer one wins, keys that it does not name stay, null takes a block away, overrides come last."""
+    first = {**MINIMAL, "title": "t", "batch": 8, "validation": {"limit": 9}, "epochs": 3}
+    _, above, top = write(
+        tmp_path,
+        first=first,
+        above={"name": "y", "base": "first.yaml", "batch": 4, "threat": {"eps": "4/255"}},
+        top={"name": "z", "base": "above.yaml", "validation": None, "source": {"limit": 5}},
+    )
+    assert load_recipe(above).batch == 4
+    recipe = load_recipe(top, ["epochs=2"])
+    assert (recipe.name, recipe.title, recipe.batch, recipe.epochs) == ("z", "", 4, 2)
+    assert (recipe.threat.eps, recipe.source.set, recipe.source.limit) == (4 / 255, "folder:a", 5)
+    assert recipe.validation is None
+
+
+def test_a_block_of_another_name_takes_nothing_of_its_base(tmp_path):
+    """The settings of one adaptation or optimiser are not those of another; of the same they stay."""
+    first = {
+        **MINIMAL,
+        "adaptation": {"name": "pixel", "width": 3, "std": 0.1},
+        "optimiser": {"name": "sgd", "lr": 1, "momentum": 0.5},
+    }
+    _, other, same = write(
+        tmp_path,
+        first=first,
+        other={
+            "name": "y",
+            "base": "first.yaml",
+            "adaptation": {"name": "token"},
+            "optimiser": {"name": "adamw", "lr": 0.1},
+        },
+        same={"name": "z", "base": "first.yaml", "adaptation": {"name": "pixel", "width": 4}},
+    )
+    recipe = load_recipe(other)
+    assert recipe.adaptation.build() == build("token")
+    assert recipe.optimiser.momentum == 0.9
+    assert load_recipe(same).adaptation.build() == build("pixel", {"width": 4, "std": 0.1})
+
+
+def test_a_base_may_be_a_packaged_recipe_or_a_file_elsewhere(tmp_path, monkeypatch):
+    """A file beside the recipe is taken before one in the current folder."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "deep").mkdir()
+    write(tmp_path, first={**MINIMAL, "batch": 1}, only={**MINIMAL, "batch": 3})
+    write(
+        tmp_path / "deep",
+        first={**MINIMAL, "batch": 2},
+        beside={"name": "y", "base": "first.yaml"},
+        current={"name": "y", "base": "only.yaml"},
+        packaged={"name": "y", "base": "mini/tecoa-ft-eps1", "batch": 5},
+    )
+    assert load_recipe("deep/beside.yaml").batch == 2
+    assert load_recipe("deep/current.yaml").batch == 3
+    assert load_recipe("deep/packaged.yaml").source == load_recipe("mini/tecoa-ft-eps1").source
+
+
+def test_wrong_bases(tmp_path):
+    """A circle, a base that is no name, one that does not exist, and a name that stays its own."""
+    one, _, number, gone, nameless = write(
+        tmp_path,
+        one={"name": "a", "base": "two.yaml"},
+        two={"name": "b", "base": "one.yaml"},
+        number={"name": "c", "base": 3},
+        gone={"name": "d", "base": "mini/tecoa-eps1"},
+        nameless={"base": "mini/tecoa-ft-eps1"},
+    )
+    with pytest.raises(UserError, match=r"one.yaml is its own base \(.*one.yaml -> .*two.yaml -> "):
+        load_recipe(one)
+    with pytest.raises(UserError, match=r"base must be a recipe.s name or a \.yaml file, got 3"):
+        load_recipe(number)
+    with pytest.raises(UserError, match="unknown recipe 'mini/tecoa-eps1': did you mean"):
+        load_recipe(gone)
+    with pytest.raises(UserError, match="key 'name' is missing"):
+        load_recipe(nameless)
 
 
 def test_schedule_is_the_authors():

@@ -5,14 +5,15 @@ the input-only backward where the attack asks for it) on all slots' queries. The
 also judges: a query that the engine finds in the threat set and that is misclassified breaks its
 sample. Broken or finished samples leave, their slots are refilled from the queue at once, so samples
 stand at different steps side by side. When the queue is empty the batch shrinks. Clean mistakes never
-enter. What a sample draws depends on (seed, attack, id) alone (randomness.py), so that outcomes depend
-neither on the batch nor on the order, but for the rounding of matrix products (traps 32, 33).
+enter, and of several attacks in sequence each gets the survivors of the one before. What a sample draws
+depends on (seed, attack, id) alone (randomness.py), so that outcomes depend neither on the batch nor on
+the order, but for the rounding of matrix products (traps 32, 33).
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import (
@@ -37,7 +38,7 @@ from zsrobust.errors import UserError, unknown_name
 from zsrobust.threat import Norm, Resolution, Threat
 
 if TYPE_CHECKING:
-    from zsrobust.attacks import Plan
+    from zsrobust.attacks.names import Plan
 
 Judge = Literal["every", "last", "none"]
 Duplicates = Literal["merge", "keep"]
@@ -178,8 +179,18 @@ def check_finite(logits: Tensor, ids: Sequence[str], when: str) -> None:
     )
 
 
-class _Queue:
-    """Clean-correct samples waiting for a slot; clean mistakes are settled at once."""
+class _Item(NamedTuple):
+    """A sample on its way through the attacks of a plan."""
+
+    outcome: Outcome
+    image: Tensor
+    label: Tensor
+    logits: Tensor
+    """(K,) of the attacked model on the clean image, over all classes."""
+
+
+class _Entrance:
+    """The samples as they come from a loader, judged unattacked; the classes are known from the first on."""
 
     def __init__(
         self,
@@ -189,54 +200,61 @@ class _Queue:
         groups: Tensor | Sequence[int] | None,
         duplicates: Duplicates,
     ) -> None:
-        self._model, self._chunks, self._device = model, iter(chunks), device
+        self._model, self._chunks, self._device = model, chunks, device
         self._given_groups, self._duplicates = groups, duplicates
-        self.groups: Groups | None = None
-        self.settled: list[Outcome] = []
-        self._shape: torch.Size | None = None
-        self._waiting: deque[tuple[Outcome, Tensor, Tensor, Tensor]] = deque()
+        self._groups: Groups | None = None
 
-    def take(self, count: int) -> list[tuple[Outcome, Tensor, Tensor, Tensor]]:
-        """Return up to `count` samples: (outcome so far, image, label, clean logits)."""
-        while len(self._waiting) < count:
-            chunk = next(self._chunks, None)
-            if chunk is None:
-                break
-            self._enter(chunk)
-        return [self._waiting.popleft() for _ in range(min(count, len(self._waiting)))]
+    @property
+    def groups(self) -> Groups:
+        """The text groups of the classes."""
+        if self._groups is None:
+            raise RuntimeError("an attack began before the classes were known")
+        return self._groups
 
-    def _enter(self, chunk: Chunk) -> None:
-        images = chunk.images.to(self._device)
-        labels = chunk.labels.to(self._device)
-        if chunk.clean_logits is None:
-            with torch.no_grad():
-                logits = self._model(images)
-        else:
-            logits = chunk.clean_logits.to(self._device)
-        check_finite(logits, chunk.ids, "on the clean image")
-        if self._shape is None:
-            self._shape = images.shape[1:]
-        elif images.shape[1:] != self._shape:
-            raise UserError(
-                f"sample {chunk.ids[0]!r} is {tuple(images.shape[2:])} px, others are "
-                f"{tuple(self._shape[1:])}: samples of one attack share a size; use resolution 'model'."
-            )
-        if self.groups is None:
-            self.groups = Groups.of(self._given_groups, logits.shape[1], self._device)
-        if chunk.so_far is not None:
-            outcomes = list(chunk.so_far)
-        else:
-            right, margins = judge_logits(logits, labels, self.groups, self._duplicates)
-            columns = zip(chunk.ids, labels.tolist(), right.tolist(), margins.tolist(), strict=True)
-            outcomes = [
-                Outcome(str(name), label, correct, margin, margin=margin)
-                for name, label, correct, margin in columns
-            ]
-        for i, outcome in enumerate(outcomes):
-            if outcome.robust:
-                self._waiting.append((outcome, images[i], labels[i], logits[i]))
+    def __iter__(self) -> Iterator[_Item]:
+        shape: torch.Size | None = None
+        for chunk in self._chunks:
+            images = chunk.images.to(self._device)
+            labels = chunk.labels.to(self._device)
+            if chunk.clean_logits is None:
+                with torch.no_grad():
+                    logits = self._model(images)
             else:
-                self.settled.append(outcome)
+                logits = chunk.clean_logits.to(self._device)
+            check_finite(logits, chunk.ids, "on the clean image")
+            if shape is None:
+                shape = images.shape[1:]
+                self._groups = Groups.of(self._given_groups, logits.shape[1], self._device)
+            elif images.shape[1:] != shape:
+                raise UserError(
+                    f"sample {chunk.ids[0]!r} is {tuple(images.shape[2:])} px, others are "
+                    f"{tuple(shape[1:])}: samples of one attack share a size; use resolution 'model'."
+                )
+            outcomes = chunk.so_far or self._unattacked(chunk.ids, labels, logits)
+            for i, outcome in enumerate(outcomes):
+                yield _Item(outcome, images[i], labels[i], logits[i])
+
+    def _unattacked(self, ids: Sequence[str], labels: Tensor, logits: Tensor) -> list[Outcome]:
+        right, margins = judge_logits(logits, labels, self.groups, self._duplicates)
+        columns = zip(ids, labels.tolist(), right.tolist(), margins.tolist(), strict=True)
+        return [
+            Outcome(str(name), label, correct, margin, margin=margin)
+            for name, label, correct, margin in columns
+        ]
+
+
+@dataclass(frozen=True, slots=True)
+class _Engine:
+    """What all attacks of a plan share."""
+
+    model: torch.nn.Module
+    entrance: _Entrance
+    plan: Plan
+    device: torch.device
+    seed: int
+    slots: int
+    duplicates: Duplicates
+    keep_images: bool
 
 
 def attack_chunks(
@@ -256,7 +274,7 @@ def attack_chunks(
     Args:
         model: images (N, 3, H, W) in [0, 1] -> logits (N, K); attacked as it stands, in eval mode.
         chunks: the samples; read only as fast as slots become free, so memory does not grow with them.
-        plan: the attack and how it is judged.
+        plan: the attacks, each given the survivors of the one before, and how they are judged.
         device: where the model is.
         seed: of the noise.
         slots: samples attacked side by side.
@@ -268,34 +286,48 @@ def attack_chunks(
         UserError: if the model has fewer than two different classes.
         FloatingPointError: if logits or gradients are not finite.
     """
-    attack = plan.attack
     given = groups if groups is not None else getattr(model, "groups", None)
-    queue = _Queue(model, chunks, device, given, duplicates)
-    outcomes: list[Outcome] = []  # of the occupied slots, in slot order
+    entrance = _Entrance(model, chunks, device, given, duplicates)
+    engine = _Engine(model, entrance, plan, device, seed, slots, duplicates, keep_images)
+    items: Iterator[_Item] = iter(entrance)
+    for attack in plan.members:
+        items = _attacked(engine, attack, items)
+    with evaluating(model), frozen(model), full_precision():
+        for item in items:
+            yield item.outcome
+
+
+def _attacked(engine: _Engine, attack: Attack, items: Iterator[_Item]) -> Iterator[_Item]:
+    """Attack the samples that are still right; the others pass at once. In no promised order."""
+    inside: list[_Item] = []  # of the occupied slots, in slot order
     state: State = {}
     own: State = {}  # what the engine itself keeps a slot: image, label, worst margin, its distance
-    with evaluating(model), frozen(model), full_precision():
-        while True:
-            fresh = queue.take(slots - len(outcomes))
-            yield from queue.settled
-            queue.settled = []
-            if fresh:
-                state, own = _enter(attack, queue, fresh, seed, device, state, own, keep_images)
-                outcomes.extend(outcome for outcome, *_ in fresh)
-            if not outcomes:
-                return
-            finished, state, own = _iterate(
-                model, plan, queue, duplicates, outcomes, state, own, keep_images
-            )
-            # One transfer of S booleans an iteration; everything else stays on the device.
-            leaving = finished.tolist()
-            if not any(leaving):
-                continue
-            yield from _leave(attack, outcomes, state, own, leaving, keep_images, plan.early_exit)
-            stay = (~finished).nonzero()[:, 0]
-            outcomes = [o for o, left in zip(outcomes, leaving, strict=True) if not left]
-            state = {name: tensor[stay] for name, tensor in state.items()}
-            own = {name: tensor[stay] for name, tensor in own.items()}
+    while True:
+        fresh: list[_Item] = []
+        while len(inside) + len(fresh) < engine.slots:
+            item = next(items, None)
+            if item is None:
+                break
+            if item.outcome.robust:
+                fresh.append(item)
+            else:
+                yield item
+        if fresh:
+            state, own = _enter(engine, attack, fresh, state, own)
+            inside.extend(fresh)
+        if not inside:
+            return
+        finished, state, own = _iterate(engine, attack, inside, state, own)
+        # One transfer of S booleans an iteration; everything else stays on the device.
+        leaving = finished.tolist()
+        if not any(leaving):
+            continue
+        _complete(engine, attack, inside, state, own, leaving)
+        yield from (item for item, left in zip(inside, leaving, strict=True) if left)
+        stay = (~finished).nonzero()[:, 0]
+        inside = [item for item, left in zip(inside, leaving, strict=True) if not left]
+        state = {name: tensor[stay] for name, tensor in state.items()}
+        own = {name: tensor[stay] for name, tensor in own.items()}
 
 
 @contextlib.contextmanager
@@ -326,25 +358,17 @@ def full_precision() -> Iterator[None]:
 
 
 def _enter(
-    attack: Attack,
-    queue: _Queue,
-    fresh: list[tuple[Outcome, Tensor, Tensor, Tensor]],
-    seed: int,
-    device: torch.device,
-    state: State,
-    own: State,
-    keep_images: bool,
+    engine: _Engine, attack: Attack, fresh: list[_Item], state: State, own: State
 ) -> tuple[State, State]:
     """Give fresh samples their slots, behind the occupied ones."""
-    groups = queue.groups
-    if groups is None:
-        raise RuntimeError("samples waited before the classes were known")
-    images = torch.stack([image for _, image, _, _ in fresh])
-    labels = torch.stack([label for _, _, label, _ in fresh])
-    logits = groups.reduce(torch.stack([row for _, _, _, row in fresh]))
-    keys = randomness.sample_keys(seed, attack.name, [outcome.id for outcome, *_ in fresh])
+    groups, device = engine.entrance.groups, engine.device
+    outcomes = [item.outcome for item in fresh]
+    images = torch.stack([item.image for item in fresh])
+    labels = torch.stack([item.label for item in fresh])
+    logits = groups.reduce(torch.stack([item.logits for item in fresh]))
+    keys = randomness.sample_keys(engine.seed, attack.name, [outcome.id for outcome in outcomes])
     entering = attack.init(images, groups.of_class[labels], logits, keys.to(device))
-    margins = logits.new_tensor([outcome.margin for outcome, *_ in fresh])
+    margins = logits.new_tensor([outcome.margin for outcome in outcomes])
     mine = {
         "clean": images,
         "label": labels,
@@ -353,11 +377,11 @@ def _enter(
         "broken_within": torch.full((len(fresh),), -1, dtype=torch.int64, device=device),
         "margin": margins,
         "distance": torch.tensor(
-            [outcome.distance for outcome, *_ in fresh], dtype=torch.float64, device=device
+            [outcome.distance for outcome in outcomes], dtype=torch.float64, device=device
         ),
         "smallest": torch.full((len(fresh),), torch.inf, dtype=torch.float64, device=device),
     }
-    if keep_images:
+    if engine.keep_images:
         mine["query"] = images
     if not state:
         return entering, mine
@@ -368,29 +392,21 @@ def _enter(
 
 
 def _iterate(
-    model: torch.nn.Module,
-    plan: Plan,
-    queue: _Queue,
-    duplicates: Duplicates,
-    outcomes: list[Outcome],
-    state: State,
-    own: State,
-    keep_images: bool,
+    engine: _Engine, attack: Attack, inside: list[_Item], state: State, own: State
 ) -> tuple[Tensor, State, State]:
     """One forward (and backward) on all slots, judged; returns who leaves, and the next states."""
-    attack, groups = plan.attack, queue.groups
-    if groups is None:
-        raise RuntimeError("slots were filled before the classes were known")
+    plan, groups = engine.plan, engine.entrance.groups
     query = attack.query(state).detach()
-    logits, grad = _look(model, attack, state, query, groups, plan.eot)
-    check_finite(logits, [outcome.id for outcome in outcomes], f"under {attack.name}")
+    logits, grad = _look(engine, attack, state, query)
+    ids = [item.outcome.id for item in inside]
+    check_finite(logits, ids, f"under {attack.name}")
     if grad is not None and not bool(torch.isfinite(grad.abs().sum())):
         bad = ~torch.isfinite(grad.flatten(1)).all(1)
-        named = [o.id for o, is_bad in zip(outcomes, bad.tolist(), strict=True) if is_bad]
+        named = [name for name, is_bad in zip(ids, bad.tolist(), strict=True) if is_bad]
         raise FloatingPointError(
             f"the gradient under {attack.name} is not finite for sample(s): {', '.join(named[:5])}"
         )
-    right, margins = judge_logits(logits, own["label"], groups, duplicates)
+    right, margins = judge_logits(logits, own["label"], groups, engine.duplicates)
     before = state
     state, done = attack.update(state, groups.reduce(logits), grad)
 
@@ -416,7 +432,7 @@ def _iterate(
         "distance": torch.where(worse, distances, own["distance"]),
         "smallest": torch.where(nearer, distances, own["smallest"]),
     }
-    if keep_images:
+    if engine.keep_images:
         own["query"] = query
     # A minimum-norm attack goes on after a hit only if it was asked for distances (no early exit).
     finished = done | hit if plan.early_exit else done
@@ -424,20 +440,16 @@ def _iterate(
 
 
 def _look(
-    model: torch.nn.Module,
-    attack: Attack,
-    state: State,
-    query: Tensor,
-    groups: Groups,
-    eot: int,
+    engine: _Engine, attack: Attack, state: State, query: Tensor
 ) -> tuple[Tensor, Tensor | None]:
     """Return full logits (S, K) and the gradient at `query`, both means over `eot` passes."""
+    groups, eot = engine.entrance.groups, engine.plan.eot
     total_logits: Tensor | None = None
     total_grad: Tensor | None = None
     for _ in range(eot):
         images = query.requires_grad_(attack.needs_grad)
         with torch.set_grad_enabled(attack.needs_grad):
-            logits = model(images)
+            logits = engine.model(images)
             loss = attack.loss(state, groups.reduce(logits)) if attack.needs_grad else None
         if loss is not None:
             grad = _gradient(loss, images)
@@ -462,22 +474,21 @@ def _gradient(loss: Tensor, images: Tensor) -> Tensor:
     return torch.stack(grads, dim=1)
 
 
-def _leave(
+def _complete(
+    engine: _Engine,
     attack: Attack,
-    outcomes: list[Outcome],
+    inside: list[_Item],
     state: State,
     own: State,
     leaving: list[bool],
-    keep_images: bool,
-    early_exit: bool,
-) -> Iterator[Outcome]:
+) -> None:
     """Complete the outcomes of the slots that leave."""
     columns = {
         name: own[name].tolist()
         for name in ("step", "broken_at", "broken_within", "margin", "distance", "smallest")
     }
-    final = attack.final(state) if keep_images else None
-    for i, outcome in enumerate(outcomes):
+    final = attack.final(state) if engine.keep_images else None
+    for i, (outcome, *_) in enumerate(inside):
         if not leaving[i]:
             continue
         outcome.queries += columns["step"][i]
@@ -491,9 +502,8 @@ def _leave(
             outcome.step = columns["broken_at"][i]
             outcome.step_within = columns["broken_within"][i]
         if final is not None:
-            just_hit = early_exit and columns["broken_at"][i] == columns["step"][i] - 1
+            just_hit = engine.plan.early_exit and columns["broken_at"][i] == columns["step"][i] - 1
             outcome.image = (own["query"] if just_hit else final)[i].clone()
-        yield outcome
 
 
 def run(
@@ -533,7 +543,7 @@ def run(
         UserError: if an argument does not fit (images outside [0, 1], labels outside the classes, ...).
         FloatingPointError: if the model's logits are not finite.
     """
-    from zsrobust.attacks import plan as read_plan
+    from zsrobust.attacks.names import plan as read_plan
 
     names = _check_arguments(images, labels, ids, slots)
     labels = labels.to(torch.int64)  # uint8 would index as a mask
@@ -557,6 +567,8 @@ def run(
             f"labels must lie in [0, {classes}), the model has {classes} logits; got "
             f"{int(labels.min())}..{int(labels.max())}."
         )
+    given = groups if groups is not None else getattr(model, "groups", None)
+    texts = len(Groups.of(given, classes, device).representative)
     chunks = (
         Chunk(names[i : i + slots], images[i : i + slots], labels[i : i + slots])
         for i in range(0, len(images), slots)
@@ -564,7 +576,7 @@ def run(
     found = attack_chunks(
         model,
         chunks,
-        read_plan(attack, Threat(norm, eps, resolution)),  # type: ignore[arg-type]  # Threat parses text
+        read_plan(attack, Threat(norm, eps, resolution), texts),  # type: ignore[arg-type]  # Threat parses text
         device=device,
         seed=seed,
         slots=slots,

@@ -35,9 +35,10 @@ def _rows(what: str) -> list[tuple[str, str]]:
 
         return [(entry.spec, f"({entry.where}) {entry.about}") for entry in model_names()]
     if what == "attacks":
-        from zsrobust.attacks import ATTACKS
+        from zsrobust.attacks import ATTACKS, ENSEMBLES
 
-        return [(about.split(":")[0], about.split(": ", 1)[1]) for _, about in ATTACKS.values()]
+        single = [(entry.title(name), entry.about) for name, entry in ATTACKS.items()]
+        return single + [(name, ensemble.about) for name, ensemble in ENSEMBLES.items()]
     if what == "objectives":
         from zsrobust.objectives import OBJECTIVES
 

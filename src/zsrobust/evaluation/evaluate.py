@@ -257,9 +257,9 @@ def evaluate(
     return table
 
 
-def plan_to_measure(name: str, threat: Threat) -> Plan:
+def plan_to_measure(name: str, threat: Threat, classes: int | None = None) -> Plan:
     """Read an attack as `attacks.plan` does; one that judges no query is refused, nothing could break."""
-    plan = attack_table.plan(name, threat)
+    plan = attack_table.plan(name, threat, classes)
     if plan.judge == "none":
         raise UserError(f"attack {name!r} judges no query: nothing could break; leave judge out.")
     return plan
@@ -485,12 +485,12 @@ def _measure(
     for radius in request.eps if request.attacks else []:
         threat = Threat(request.norm, radius, resolution)
         for name in request.attacks:
-            plans[radius, name] = plan_to_measure(name, threat)
+            plans[radius, name] = plan_to_measure(name, threat, len(groups.representative))
 
     def open_cell(plan: Plan | None) -> Cell:
         threat = None
         if plan is not None:
-            t = plan.attack.threat
+            t = plan.threat
             threat = {"norm": t.norm, "eps": t.eps, "resolution": t.resolution}
         key = cell_key(
             weights=clip.fingerprint,
@@ -571,7 +571,7 @@ def _measure(
                 yield Chunk(names, images, targets, clean)
 
         cell.begin(here)
-        bar(f"{image_set.name} {name} at {plan.attack.threat}", len(which))
+        bar(f"{image_set.name} {name} at {plan.threat}", len(which))
         for outcome in attack_chunks(
             classifier,
             chunks(),

@@ -6,6 +6,7 @@ recipe -> Run -> source set -> loader -> step (step.py) -> checkpoint -> model/
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -358,6 +359,11 @@ def global_batches(recipe: Recipe, ids: list[str], epoch: int) -> list[list[int]
     return [batch for batch in batches if len(batch) >= least]
 
 
+def total_steps(recipe: Recipe, per_epoch: int) -> int:
+    """Return the optimiser steps of a whole run, at least one; `per_epoch` are those of one pass."""
+    return max(1, round(per_epoch * recipe.epochs))
+
+
 def _train(
     recipe: Recipe,
     run: Run,
@@ -413,7 +419,8 @@ def _train(
             f"objective {recipe.objective.name!r} needs batches of 2 images or more; the source has "
             f"{len(source.ids)}, batch is {recipe.batch}."
         )
-    total = per_epoch * recipe.epochs
+    total = total_steps(recipe, per_epoch)
+    epochs = math.ceil(total / per_epoch)
     warmup = warmup_steps(recipe.schedule.warmup, total)
     settings = StepSettings(
         threat=recipe.attack_threat(),
@@ -429,7 +436,7 @@ def _train(
     position, best = Position(0, 0), None
     if run.checkpoint.is_file():
         position, best = load_checkpoint(run.checkpoint, parameters=tensors, optimiser=optimiser)
-        check_position(run.checkpoint, position, recipe.epochs, per_epoch)
+        check_position(run.checkpoint, position, epochs, per_epoch)
 
     def save(at: Position) -> None:
         if log:
@@ -450,8 +457,9 @@ def _train(
         bar = stack.enter_context(step_progress(progress and is_first, recipe.name, total, done))
         if log:
             log.append(_start_line(recipe, source, trained, done, total) | about)
-        for epoch in range(position.epoch, recipe.epochs):
-            batches = global_batches(recipe, source.ids, epoch)
+        for epoch in range(position.epoch, epochs):
+            # The last one is cut where `epochs` is no whole number.
+            batches = global_batches(recipe, source.ids, epoch)[: total - epoch * per_epoch]
             first = position.step if epoch == position.epoch else 0
             # A rank without a sample of a small last batch stands in with the first one, uncounted.
             rank, ranks = fabric.global_rank, fabric.world_size
@@ -503,7 +511,7 @@ def _train(
                     fabric.barrier()  # no rank leaves before the checkpoint is written
                     raise Stopped(stop, f"after step {done} of {total}")
 
-            last = epoch + 1 == recipe.epochs
+            last = epoch + 1 == epochs
             validation = recipe.validation
             if validation and (validation.every == "epoch" or (last and validation.every == "end")):
                 # A run that was killed after it has its line, and does not measure twice.
@@ -545,7 +553,7 @@ def _train(
                     "split": source.images.split,
                     "classes": sha256_json(classes),
                 },
-                "epoch": recipe.epochs - 1 if best is None else best["epoch"],
+                "epoch": epochs - 1 if best is None else best["epoch"],
             }
             if recipe.precision == "fp64":
                 learner.float()

@@ -1,7 +1,8 @@
 """A recipe: the YAML file that fixes a whole hardening.
 
-Defaults are written here once; a recipe file and `key=value` on the command line override them. Every
-key that moves a weight is part of what a run must agree with to be resumed.
+Defaults are written here once; a recipe's `base`, its own file and `key=value` on the command line
+override them, in this order. Every key that moves a weight is part of what a run must agree with to be
+resumed.
 """
 
 from __future__ import annotations
@@ -338,6 +339,12 @@ class EvaluatePart(Part):
     """As the source's, for all sets."""
     preprocess: ImageRule = "model"
     """As the source's."""
+    resolution: Resolution | None = None
+    """Attack at the "model" size or the "native" one; null is each set's own."""
+    duplicates: Literal["merge", "keep"] = "merge"
+    """How classes with equal texts are scored; "keep" as published numbers have it."""
+    with_source: bool = False
+    """Measure the suite's source set too, outside the mean."""
 
     @model_validator(mode="after")
     def _eps_fits_the_norm(self) -> EvaluatePart:
@@ -370,7 +377,8 @@ class Recipe(RunRecipe):
     adversary: Adversary = Adversary()
     optimiser: Optimiser
     schedule: Schedule = Schedule()
-    epochs: int = Field(default=1, ge=1)
+    epochs: Annotated[int | float, Field(gt=0)] = 1
+    """Passes over the source; of 2.5 the last pass sees the first half of its order."""
     batch: int = Field(default=64, ge=1)
     """Samples of one optimiser step, over all ranks."""
     micro_batch: int | None = Field(default=None, ge=1)
@@ -494,7 +502,7 @@ def load_recipe(name_or_file: str, overrides: list[str] | None = None) -> Recipe
 def read_recipe(
     name_or_file: str, overrides: list[str] | None = None, *, pretraining: bool = False
 ) -> dict[str, Any]:
-    """Return a recipe of any kind as the mapping that it is, with the overrides in it, unchecked.
+    """Return a recipe of any kind as the mapping that it is, unchecked: over its base, with the overrides in it.
 
     Args:
         name_or_file: a packaged name or a YAML file.
@@ -504,6 +512,14 @@ def read_recipe(
     Raises:
         UserError: for an unknown name, or a file that is no YAML mapping.
     """
+    return put_overrides(_read_with_base(name_or_file, pretraining, ()), overrides)
+
+
+def _read_with_base(name_or_file: str, pretraining: bool, above: tuple[str, ...]) -> dict[str, Any]:
+    """Return a recipe laid over its base, and that over its own, down to one without; `above` led to it."""
+    if name_or_file in above:
+        circle = " -> ".join([*above[above.index(name_or_file) :], name_or_file])
+        raise UserError(f"recipe {name_or_file} is its own base ({circle}): leave one `base` out.")
     path = Path(name_or_file)
     is_file = (
         path.suffix in (".yaml", ".yml") or path.is_file() or bool(name_or_file and path.is_dir())
@@ -514,18 +530,67 @@ def read_recipe(
     elif not is_file:
         names = packaged_recipes(pretraining=pretraining)
         raise unknown_name("recipe", name_or_file, names, "Or give a .yaml file.")
-    return read_mapping(name_or_file, text, overrides)
+    data = read_mapping(name_or_file, text)
+    base = data.pop("base", None)
+    if base is None:
+        return data
+    if not isinstance(base, str):
+        raise UserError(
+            f"recipe {name_or_file}: base must be a recipe's name or a .yaml file, got {base!r}."
+        )
+    under = _read_with_base(base_place(base, name_or_file), pretraining, (*above, name_or_file))
+    # Two recipes of one name would share a folder of runs, and a title says what only its own does.
+    return laid_over({k: v for k, v in under.items() if k not in ("name", "title")}, data)
 
 
-def read_mapping(
-    name_or_file: str, text: str | None, overrides: list[str] | None = None, kind: str = "recipe"
-) -> dict[str, Any]:
-    """Return a YAML file as the mapping that it is, with the overrides in it, unchecked.
+def base_place(base: str, above: str) -> str:
+    """Return where a base lies: a file beside the one that names it, else what it says.
+
+    Args:
+        base: a packaged name or a YAML file.
+        above: the file or packaged name that names it.
+    """
+    beside = Path(above).parent / base
+    return str(beside) if base.endswith((".yaml", ".yml")) and beside.is_file() else base
+
+
+def laid_over(base: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
+    """Return `base` with the keys of `own` in it, block by block.
+
+    A block that names another objective, adaptation or optimiser than its base's takes nothing of it: the
+    settings of the one are not those of the other.
+    """
+    merged = dict(base)
+    for key, value in own.items():
+        under = base.get(key)
+        merged[key] = value
+        if isinstance(value, dict) and isinstance(under, dict):
+            named = under.get("name")
+            if value.get("name", named) == named:
+                merged[key] = laid_over(under, value)
+    return merged
+
+
+def put_overrides(data: dict[str, Any], overrides: list[str] | None) -> dict[str, Any]:
+    """Put "key=value" overrides into a mapping, and return it.
+
+    Raises:
+        UserError: if one has not this form, or a key is given twice.
+    """
+    given: list[str] = []
+    for override in overrides or []:
+        given.append(put_override(data, override))
+        if given.count(given[-1]) > 1:
+            raise UserError(f"{override!r}: {given[-1]} is given twice; leave one of them out.")
+    return data
+
+
+def read_mapping(name_or_file: str, text: str | None, kind: str = "recipe") -> dict[str, Any]:
+    """Return a YAML file as the mapping that it is, unchecked.
 
     Args:
         name_or_file: names it in messages.
         text: what it holds; None reads the file.
-        overrides: as in `load_recipe`.
         kind: "recipe", or what else it is.
 
     Raises:
@@ -562,11 +627,6 @@ def read_mapping(
         raise UserError(
             f"{kind} {name_or_file} {found}; it must be a mapping of keys to values, one 'key: value' a line."
         )
-    given: list[str] = []
-    for override in overrides or []:
-        given.append(put_override(data, override))
-        if given.count(given[-1]) > 1:
-            raise UserError(f"{override!r}: {given[-1]} is given twice; leave one of them out.")
     return data
 
 

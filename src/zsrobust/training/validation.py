@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from zsrobust import attacks, data
-from zsrobust.attacks.engine import Chunk, attack_chunks
+from zsrobust.attacks.engine import Chunk, Groups, attack_chunks
 from zsrobust.attacks.outcome import Outcome
 from zsrobust.errors import UserError
 from zsrobust.models import HeadClassifier, ZeroShotClassifier, load_clip
@@ -174,7 +174,8 @@ def validate(
     if scored_by == "pseudo-labels":
         before = load_clip(recipe.model, device)
         original = ZeroShotClassifier.from_texts(before, names, source.templates)
-    plan = attacks.plan(f"{settings.attack}:early_exit=false", recipe.attack_threat())
+    classes = len(Groups.of(classifier.groups, len(classifier.groups), device).representative)
+    plan = attacks.plan(f"{settings.attack}:early_exit=false", recipe.attack_threat(), classes)
     indices = held_out.first(settings.limit)
 
     text_correct = 0

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from zsrobust import data
+from zsrobust.errors import UserError
 from zsrobust.evaluation.evaluate import Notify, evaluate, open_suite, plan_to_measure
 from zsrobust.evaluation.table import EvaluationTable
 from zsrobust.files import refuse_file
@@ -78,6 +79,9 @@ def measure(
         limit=wanted.limit,
         templates=wanted.templates,
         preprocess=wanted.preprocess,
+        resolution=wanted.resolution,
+        duplicates=wanted.duplicates,
+        with_source=wanted.with_source,
         out=out,
         device=device,
         notify=notify,
@@ -95,5 +99,8 @@ def check_evaluation(wanted: EvaluatePart) -> None:
         for name in wanted.attacks:
             if name != "clean":
                 plan_to_measure(name, Threat(wanted.norm, radius))
-    for _, image_set in open_suite(data.load_suite(wanted.sets), lambda _: None):
+    suite = data.load_suite(wanted.sets)
+    if wanted.with_source and suite.source is None:
+        raise UserError(f"sets {suite.name!r} name no source set: leave with_source out.")
+    for _, image_set in open_suite(suite, lambda _: None):
         image_set.texts(wanted.templates)

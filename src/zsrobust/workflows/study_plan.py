@@ -17,11 +17,12 @@ from typing import Any
 
 from zsrobust import data
 from zsrobust.attacks import plan as read_attack
+from zsrobust.attacks.names import queries
 from zsrobust.evaluation.evaluate import open_suite
 from zsrobust.files import read_json_lines
 from zsrobust.hashing import sha256_json
 from zsrobust.threat import Threat
-from zsrobust.training.loop import global_batches, harden, open_source
+from zsrobust.training.loop import global_batches, harden, open_source, total_steps
 from zsrobust.training.recipe import Recipe, parse_recipe
 from zsrobust.training.run import Run
 from zsrobust.workflows.study import TIMES_NAME, cost_of, refuse_other_study
@@ -115,7 +116,7 @@ def plan_study(study: Study, combinations: Sequence[Combination], out: str | Pat
         same = [one for one in combinations if one.folder == name]
         recipe = same[0].recipe
         source = open_source(recipe)
-        steps = len(global_batches(recipe, source.ids, 0)) * recipe.epochs
+        steps = total_steps(recipe, len(global_batches(recipe, source.ids, 0)))
         run = Run(folder / "runs" / name, recipe)
         if (run.folder / "recipe.json").is_file():
             run = Run.open(recipe, run.folder)  # refuses another recipe's run
@@ -137,20 +138,13 @@ def plan_study(study: Study, combinations: Sequence[Combination], out: str | Pat
     known = cost(first)
     passes = first.adversary.steps + 1
     each = known.step / (passes * first.batch)
-    queries = 1 + sum(
-        _queries(name, Threat(study.evaluate.norm, eps))
+    looks = 1 + sum(
+        queries(read_attack(name, Threat(study.evaluate.norm, eps)).settings())
         for eps in study.evaluate.eps
         for name in study.evaluate.attacks
         if name != "clean"
     )
-    return StudyPlan(runs, models, samples, models * samples * queries * each)
-
-
-def _queries(name: str, threat: Threat) -> int:
-    """Return how many looks at an image an attack takes at most."""
-    settings = read_attack(name, threat).settings()
-    steps = int(settings.get("steps", 1))
-    return (steps + 1) * int(settings.get("restarts", 1)) * int(settings.get("eot", 1))
+    return StudyPlan(runs, models, samples, models * samples * looks * each)
 
 
 def _from_finished(finished: list[dict[str, Any]], recipe: Recipe) -> _Cost | None:
@@ -179,6 +173,8 @@ def _probe(recipe: Recipe, steps: int) -> float:
     content["source"] |= {"limit": min(recipe.batch, len(source.indices)), "per_class": None}
     content |= {
         "epochs": steps,
+        # A warm-up of more steps than these would be refused.
+        "schedule": content["schedule"] | {"warmup": 0},
         "validation": None,
         "select": "last",
         "checkpoint_every": 10**9,

@@ -22,8 +22,10 @@ from zsrobust.training.recipe import (
     Name,
     Part,
     Recipe,
+    base_place,
     check_recipe,
     parse_recipe,
+    put_overrides,
     read_mapping,
     read_recipe,
 )
@@ -242,7 +244,8 @@ def read_study(name_or_file: str, overrides: list[str] | None = None) -> Study:
         text = place.read_text("utf-8")
     elif not Path(name_or_file).is_file() and not name_or_file.endswith((".yaml", ".yml")):
         raise unknown_name("study", name_or_file, study_names(), "Or give a .yaml file.")
-    return parse_study(read_mapping(name_or_file, text, overrides, kind="study"), name_or_file)
+    data = put_overrides(read_mapping(name_or_file, text, kind="study"), overrides)
+    return parse_study(data, name_or_file)
 
 
 def parse_study(data: dict[str, Any], what: str = "study") -> Study:
@@ -265,10 +268,7 @@ def combinations(study: Study, overrides: list[str], where: str = "") -> list[Co
     Raises:
         UserError: if a recipe is wrong, in the words of the first.
     """
-    beside = Path(where).parent / study.base
-    base = (
-        str(beside) if study.base.endswith((".yaml", ".yml")) and beside.is_file() else study.base
-    )
+    base = base_place(study.base, where)
     axes = [axis for axis in study.axes if axis.values]
     found: list[Combination] = []
     folders: dict[str, str] = {}
