@@ -14,6 +14,7 @@ import shlex
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
+from importlib import resources
 from pathlib import Path
 from typing import Any, get_args
 
@@ -25,7 +26,7 @@ import yaml
 from zsrobust.cli import app, main
 from zsrobust.models import load_clip
 from zsrobust.models.public import public_weights
-from zsrobust.threat import parse_eps
+from zsrobust.threat import format_eps, parse_eps
 from zsrobust.training.recipe import (
     Recipe,
     is_pretraining,
@@ -35,6 +36,7 @@ from zsrobust.training.recipe import (
 )
 from zsrobust.workflows.pretrain_recipe import (
     PretrainRecipe,
+    load_pretrain_recipe,
     parse_pretrain_recipe,
     pretrain_recipe_names,
 )
@@ -259,7 +261,7 @@ def test_every_command_is_one_that_the_command_line_takes(block):
 
 
 @pytest.mark.parametrize("block", [b for b in ALL if b.language in ("python", "yaml")], ids=name)
-def test_python_compiles_and_recipes_fit_the_schema(block):
+def test_python_compiles_and_recipes_fit_the_schema(block, tmp_path):
     """Also where they are not run."""
     if block.language == "python":
         compile(block.text, name(block), "exec")
@@ -268,8 +270,9 @@ def test_python_compiles_and_recipes_fit_the_schema(block):
         if "axes" in content:
             assert combinations(parse_study(content, name(block)), [])
             return
-        parse = parse_pretrain_recipe if is_pretraining(content) else parse_recipe
-        assert parse(content, name(block)).name
+        (tmp_path / "block.yaml").write_text(block.text)
+        load = load_pretrain_recipe if is_pretraining(content) else load_recipe
+        assert load(str(tmp_path / "block.yaml")).name
 
 
 def test_the_table_of_study_keys_is_the_schema():
@@ -289,7 +292,39 @@ def test_the_table_of_study_keys_is_the_schema():
         else:
             wanted.append(key)
     assert keys == wanted
-    assert set(re.findall(r"^\| `(tiny/\w+)`", text, re.M)) == set(study_names())
+    told = [re.findall(r"`([^`]+)`", row) for row in re.findall(r"^\| (`\w+/.*?) \|", text, re.M)]
+    assert {name for names in told for name in names} == set(study_names())
+
+
+def test_the_tables_of_recipes_are_what_the_recipes_say():
+    """Every hardening recipe once, with its objective, radius, rate, epochs and batch."""
+    text = (ROOT / "docs" / "recipes.md").read_text("utf-8")
+    rows = [
+        [cell.strip().strip("`") for cell in row.split("|")[1:-1]]
+        for row in re.findall(r"^\| `\w+/.*\|$", text, re.M)
+    ]
+    assert sorted(row[0] for row in rows) == recipe_names()
+    for name, objective, _, eps, _, optimiser, passes in rows:
+        recipe = load_recipe(name)
+        assert objective == recipe.objective.name
+        attacked = recipe.chosen_by == "robust"
+        assert eps == (format_eps(recipe.threat.eps) if attacked else "none")
+        assert float(optimiser.split()[1]) == recipe.optimiser.lr
+        assert passes == f"{recipe.epochs:g} x {recipe.batch}"
+
+
+@pytest.mark.parametrize("recipe", recipe_names())
+def test_every_recipe_opens_with_its_command_needs_and_time(recipe):
+    """And those at full size with the published numbers, or that there are none."""
+    path = resources.files("zsrobust") / "recipes" / f"{recipe}.yaml"
+    head = "".join(
+        f"{line}\n" for line in path.read_text("utf-8").splitlines() if line.startswith("#")
+    )
+    assert f"zsrobust harden {recipe}\n" in head
+    assert "Needs" in head
+    if recipe.startswith("paper/"):
+        assert "Expected: about" in head
+        assert "Published" in head or recipe.endswith("-strict")
 
 
 @pytest.mark.needs_data
