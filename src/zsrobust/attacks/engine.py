@@ -14,8 +14,9 @@ from __future__ import annotations
 
 import contextlib
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import (
     TYPE_CHECKING,
     Any,
@@ -42,6 +43,8 @@ if TYPE_CHECKING:
 
 Judge = Literal["every", "last", "none"]
 Duplicates = Literal["merge", "keep"]
+Forward = Callable[[Tensor], Tensor]
+"""Images (N, 3, H, W) in [0, 1] -> logits (N, K)."""
 
 
 @runtime_checkable
@@ -194,13 +197,13 @@ class _Entrance:
 
     def __init__(
         self,
-        model: torch.nn.Module,
+        forward: Forward,
         chunks: Iterable[Chunk],
         device: torch.device,
         groups: Tensor | Sequence[int] | None,
         duplicates: Duplicates,
     ) -> None:
-        self._model, self._chunks, self._device = model, chunks, device
+        self._forward, self._chunks, self._device = forward, chunks, device
         self._given_groups, self._duplicates = groups, duplicates
         self._groups: Groups | None = None
 
@@ -218,7 +221,7 @@ class _Entrance:
             labels = chunk.labels.to(self._device)
             if chunk.clean_logits is None:
                 with torch.no_grad():
-                    logits = self._model(images)
+                    logits = self._forward(images)
             else:
                 logits = chunk.clean_logits.to(self._device)
             check_finite(logits, chunk.ids, "on the clean image")
@@ -247,7 +250,7 @@ class _Entrance:
 class _Engine:
     """What all attacks of a plan share."""
 
-    model: torch.nn.Module
+    forward: Forward
     entrance: _Entrance
     plan: Plan
     device: torch.device
@@ -255,6 +258,15 @@ class _Engine:
     slots: int
     duplicates: Duplicates
     keep_images: bool
+
+
+def _padded(model: torch.nn.Module, least: int, images: Tensor) -> Tensor:
+    """Return the logits (N, K) of images (N, 3, H, W); the model gets `least` images, the last one repeated."""
+    lacking = least - len(images)
+    if lacking <= 0:
+        return model(images)  # type: ignore[no-any-return]
+    whole = torch.cat([images, images[-1:].expand(lacking, -1, -1, -1)])
+    return model(whole)[: len(images)]  # type: ignore[no-any-return]
 
 
 def attack_chunks(
@@ -268,6 +280,8 @@ def attack_chunks(
     groups: Tensor | Sequence[int] | None = None,
     duplicates: Duplicates = "merge",
     keep_images: bool = False,
+    screen: torch.nn.Module | None = None,
+    pad: bool = False,
 ) -> Iterator[Outcome]:
     """Attack a stream of samples and yield their outcomes as they are known, in no promised order.
 
@@ -281,20 +295,83 @@ def attack_chunks(
         groups: text group of each class; None: the model's `groups` attribute, else each its own.
         duplicates: how classes with one text are scored.
         keep_images: hand over images with the outcomes.
+        screen: a cheaper copy of the model (its encoder in bf16). The whole plan runs on it first; an image
+            that it finds is judged again by the model itself, and what survives gets the whole plan on the
+            model, from its beginning, with the same noise. So a screen can only add to what is broken; step
+            and attribution may differ.
+        pad: give the model always `slots` images, the last one repeated, so that a compiled model is not
+            compiled anew as the batch shrinks (traps 55).
 
     Raises:
-        UserError: if the model has fewer than two different classes.
+        UserError: if the model has fewer than two different classes, or a screen comes with a plan that
+            has no early exit: what it finds leaves at once.
         FloatingPointError: if logits or gradients are not finite.
     """
+    if screen is not None and not plan.early_exit:
+        raise UserError(
+            f"attack {plan.name!r} has no early exit, a screen goes with one: leave one of the two out."
+        )
     given = groups if groups is not None else getattr(model, "groups", None)
-    entrance = _Entrance(model, chunks, device, given, duplicates)
-    engine = _Engine(model, entrance, plan, device, seed, slots, duplicates, keep_images)
+    least = slots if pad else 0
+    forward = partial(_padded, model, least)
+    entrance = _Entrance(forward, chunks, device, given, duplicates)
+    engine = _Engine(forward, entrance, plan, device, seed, slots, duplicates, keep_images)
     items: Iterator[_Item] = iter(entrance)
-    for attack in plan.members:
-        items = _attacked(engine, attack, items)
-    with evaluating(model), frozen(model), full_precision():
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(full_precision())
+        for module in (model,) if screen is None else (model, screen):
+            stack.enter_context(evaluating(module))
+            stack.enter_context(frozen(module))
+        if screen is not None:
+            rough = replace(engine, forward=partial(_padded, screen, least), keep_images=True)
+            items = _screened(engine, rough, items)
+        for attack in plan.members:
+            items = _attacked(engine, attack, items)
         for item in items:
             yield item.outcome
+
+
+def _screened(engine: _Engine, rough: _Engine, items: Iterator[_Item]) -> Iterator[_Item]:
+    """Run the whole plan on the rough engine; yield hits that stand on the model, the others untouched."""
+    waiting: dict[str, _Item] = {}
+
+    def copies() -> Iterator[_Item]:
+        for item in items:
+            waiting[item.outcome.id] = item
+            yield item._replace(outcome=replace(item.outcome))
+
+    found: Iterator[_Item] = copies()
+    for attack in engine.plan.members:
+        found = _attacked(rough, attack, found)
+    for item in found:
+        given = waiting.pop(item.outcome.id)
+        if not given.outcome.robust:
+            yield given
+        elif item.outcome.broken and _stands(engine, item):
+            if not engine.keep_images:
+                item.outcome.image = None
+            yield item
+        else:
+            given.outcome.queries = item.outcome.queries
+            yield given
+
+
+def _stands(engine: _Engine, item: _Item) -> bool:
+    """Whether the image that a screen found is misclassified by the model itself, inside the threat set."""
+    image = item.outcome.image
+    if image is None:
+        return False
+    query, clean = image[None], item.image[None]
+    with torch.no_grad():
+        logits = torch.stack([engine.forward(query) for _ in range(engine.plan.eot)]).mean(0)
+    check_finite(logits, [item.outcome.id], "on an image that the screen found")
+    judged = judge_logits(logits, item.label[None], engine.entrance.groups, engine.duplicates)
+    if bool(judged.right[0]) or not bool(engine.plan.threat.contains(query, clean)[0]):
+        return False
+    # What the record says of the image is what the model itself makes of it.
+    item.outcome.margin = float(judged.margin[0])
+    item.outcome.distance = float(engine.plan.threat.distance(query, clean)[0])
+    return True
 
 
 def _attacked(engine: _Engine, attack: Attack, items: Iterator[_Item]) -> Iterator[_Item]:
@@ -449,7 +526,7 @@ def _look(
     for _ in range(eot):
         images = query.requires_grad_(attack.needs_grad)
         with torch.set_grad_enabled(attack.needs_grad):
-            logits = engine.model(images)
+            logits = engine.forward(images)
             loss = attack.loss(state, groups.reduce(logits)) if attack.needs_grad else None
         if loss is not None:
             grad = _gradient(loss, images)
