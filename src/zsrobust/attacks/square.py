@@ -24,6 +24,9 @@ _HALVED_AFTER = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
 _SCHEDULE_LENGTH = 10_000
 # As in the reference: keeps an empty window from dividing by zero.
 _TINY = 1e-12
+# A share of eps^2 that is rounding. A window's old content is scaled to unit length however short it is, so
+# that rounding, which differs between batches, would grow into another perturbation.
+_ROUNDING = 1e-6
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,14 +52,14 @@ class Square:
     - Where the engine has no early exit, a broken sample goes on to lower margins.
     - linf: the window is set to clean +- eps, clipped to [0, 1]. There +-2 eps is added to the best point
       and clipped to the ball, the same up to rounding.
-    - l2: lengths of whole perturbations are computed in float64.
-    - l2: the start's grid is centred and never leaves the image. There sizes such as 14 or 19 raise. From 25
-      pixels on, and for square images, both grids are the same.
-    - Windows are cut to the shorter side of the image. There images that are not square can raise.
+    - l2: lengths of whole perturbations are computed in float64, and an unspent rest of less than a millionth
+      of eps^2 counts as none. There that is rounding, which may fill empty windows.
+    - l2: the start's grid is centred and never leaves the image. There sizes such as 14 or 19 raise. Square images
+      from 25 pixels on have the same grid.
     - A sign is never 0.
     - `rescale` stretches the schedule by exact division of whole numbers.
-    Kept from it: a linf window may propose what is there already (the paper's code draws again); for l2 the
-    length that the windows free is taken over all channels together, where the paper takes each channel's.
+    Kept from it: a linf window may propose what is there already (the paper's code draws again); windows are
+    cut to the shorter side of the image; all channels share a window.
 
     Args:
         threat: norm, linf or l2, and eps.
@@ -237,12 +240,13 @@ class Square:
 
         delta = state["best"] - clean
         inside = delta * first
-        length = vector_length(delta)
-        # What the new window may hold: what both windows hold, and a channel's part of what is unspent.
-        unspent = (self.threat.eps**2 - length**2).clamp_min(0.0)
-        budget = (unspent / channels + vector_length(delta * both) ** 2).sqrt().to(clean.dtype)
+        # What a channel of the new window may hold: what both windows hold, and its part of what is unspent.
+        whole = self.threat.eps**2
+        unspent = whole - vector_length(delta) ** 2
+        unspent = torch.where(unspent > _ROUNDING * whole, unspent, 0.0).to(clean.dtype)
+        budget = (per_sample(unspent, delta) / channels + _channel_length(delta * both) ** 2).sqrt()
         shape = bump * sign + inside / (_TINY + _channel_length(inside))
-        moved = shape / (_TINY + _channel_length(shape)) * per_sample(budget, shape)
+        moved = shape / (_TINY + _channel_length(shape)) * budget
         # `moved` is zero outside the first window: what stands in the second alone goes.
         return self._on_sphere(torch.where(both, moved, delta), clean)
 
