@@ -23,7 +23,6 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from zsrobust import data
-from zsrobust.training import loop
 from zsrobust.training.loop import harden
 from zsrobust.training.recipe import load_recipe
 
@@ -246,21 +245,10 @@ def done(recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def half(recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def half(recipe: Path, tmp_path_factory: pytest.TempPathFactory, harden_until: Any) -> Path:
     """The folder of a run that was stopped after its first step; to be copied."""
     folder = tmp_path_factory.mktemp("half") / "run"
-    real, calls = loop.training_step, []
-
-    def stopping(*arguments: Any, **options: Any) -> float:
-        calls.append(1)
-        if len(calls) == 2:
-            raise KeyboardInterrupt
-        return real(*arguments, **options)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loop, "training_step", stopping)
-        with pytest.raises(KeyboardInterrupt):
-            harden(load_recipe(str(recipe), ["checkpoint_every=1"]), folder)
+    harden_until(load_recipe(str(recipe), ["checkpoint_every=1"]), folder, 1)
     assert (folder / "checkpoint.pt").is_file()
     return folder
 

@@ -78,6 +78,18 @@ def test_check_of_all_cards_forgives_images_that_are_elsewhere(zs):
     assert all("images not here" not in line for line in lines if line not in elsewhere)
 
 
+def test_check_of_all_cards_names_a_set_that_is_here_and_damaged(zs, tmp_path, monkeypatch):
+    """It is no set that is elsewhere: exit code 2."""
+    (tmp_path / "sets" / "cifar10" / "cifar-10-batches-py").mkdir(parents=True)
+    monkeypatch.setenv("ZSROBUST_DATA", str(tmp_path / "sets"))
+    found = zs("data", "check")
+    assert found.code == 2
+    (line,) = [line for line in found.out.splitlines() if line.startswith("cifar10:")]
+    assert "not the published batches" in line
+    assert "not here" not in line
+    assert found.err == "zsrobust: 1 set(s) have problems, named above.\n"
+
+
 def test_check_tells_equal_class_texts_of_a_card(zs):
     """They are no mistake; no image is needed to know them. A set that is asked for must be here."""
     lines = zs("data", "check").out.splitlines()

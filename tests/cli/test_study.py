@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -33,20 +34,14 @@ def test_mix_writes_a_model(
 
 
 def test_study_plans_and_runs(
-    tiny_clip_folder: Path,
+    toy_recipe: dict[str, Any],
     tiny_set_folder: Path,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ):
     """The plan as text and JSON, then the table; the source's own images are measured as such."""
-    recipe = {
-        "name": "toy",
-        "model": f"local-dir:{tiny_clip_folder}",
-        "source": {"set": f"folder:{tiny_set_folder}", "limit": 8},
-        "optimiser": {"lr": 1e-3},
-        "batch": 8,
-        "device": "cpu",
-    }
+    source = {**toy_recipe["source"], "limit": 8}
+    recipe = {**toy_recipe, "source": source, "schedule": {"warmup": 0}, "epochs": 1}
     (tmp_path / "base.yaml").write_text(yaml.safe_dump(recipe))
     study = {
         "name": "toy-seeds",
@@ -63,7 +58,7 @@ def test_study_plans_and_runs(
     file.write_text(yaml.safe_dump(study))
     assert ended(["study", file, "--plan", "--out", out]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0].startswith("0  1 steps, about ")
+    assert re.fullmatch(r"0  1 steps, about \S+ (s|min|h) \(by real steps\)", lines[0])
     assert lines[-1].startswith("2 hardenings, 0 done")
     assert ended(["study", file, "--out", out]) == 0
     shown = capsys.readouterr()

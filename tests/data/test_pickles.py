@@ -1,7 +1,9 @@
 """Facts of data/pickles.py, on small batches of CIFAR-10's true form."""
 
+import errno
 import hashlib
 import io
+import os
 import pickle
 import struct
 
@@ -10,7 +12,7 @@ import pytest
 import torchvision
 
 from zsrobust.data import batches, open_set
-from zsrobust.errors import UserError
+from zsrobust.errors import EnvironmentFault, UserError
 from zsrobust.hashing import image_hash
 
 NAMES = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
@@ -100,6 +102,46 @@ def test_changed_batches_are_refused(cifar):
     with pytest.raises(UserError, match="not the published batches") as caught:
         open_set("cifar10")
     assert "\n" not in str(caught.value)
+
+
+def test_a_batch_that_cannot_be_read_is_a_fault_of_the_machine(cifar, monkeypatch):
+    """The file is named, and no network is spoken of."""
+
+    def fail(fpath, chunk_size=0):
+        raise OSError(errno.EIO, os.strerror(errno.EIO), fpath)
+
+    monkeypatch.setattr("torchvision.datasets.utils.calculate_md5", fail)
+    with pytest.raises(
+        EnvironmentFault, match=r"cannot read .*data_batch_1: Input/output error"
+    ) as e:
+        open_set("cifar10")
+    assert "network" not in str(e.value)
+
+
+@pytest.mark.parametrize(
+    ("error", "kind", "words"),
+    [
+        (
+            OSError(101, "Network is unreachable"),
+            EnvironmentFault,
+            "Network is unreachable; see to",
+        ),
+        (OSError("a proxy\nsaid no"), EnvironmentFault, "a proxy said no; see to the network"),
+        (RuntimeError("corrupted"), UserError, "not the published archive of CIFAR10 .corrupted"),
+    ],
+)
+def test_a_download_that_fails_is_worded(tmp_path, monkeypatch, error, kind, words):
+    """The network and the disk are faults, an archive with another checksum is not."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+
+    def fail(*_, **__):
+        raise error
+
+    monkeypatch.setattr(torchvision.datasets.CIFAR10, "download", fail)
+    with pytest.raises(kind, match=words) as caught:
+        open_set("cifar10", download=True)
+    assert "\n" not in str(caught.value)
+    assert str(tmp_path / "zsrobust" / "cifar10") in str(caught.value)
 
 
 def test_a_missing_set_says_how_to_bring_it(tmp_path, monkeypatch):

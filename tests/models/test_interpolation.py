@@ -88,22 +88,14 @@ def test_what_lies_between_nothing_is_refused(folders: dict[str, Path], tmp_path
         assert "from 0 to 1" in refused(vit, vit, share)
 
 
-def test_prompts_are_refused(tiny_clip_folder: Path, tiny_set_folder: Path, tmp_path: Path):
+def test_prompts_are_refused(toy_recipe: dict[str, Any], tmp_path: Path):
     """They stand beside the weights; LoRA is merged and takes part."""
-    content = {
-        "name": "toy",
-        "model": f"local-dir:{tiny_clip_folder}",
-        "source": {"set": f"folder:{tiny_set_folder}", "limit": 8},
-        "optimiser": {"lr": 1e-2},
-        "batch": 8,
-        "device": "cpu",
-    }
     from zsrobust.training.recipe import parse_recipe
 
     for name, settings in (("token", {"tokens": 2}), ("lora", {"rank": 2})):
-        recipe = parse_recipe({**content, "adaptation": {"name": name, **settings}})
+        recipe = parse_recipe({**toy_recipe, "adaptation": {"name": name, **settings}})
         zr.harden(recipe, tmp_path / name)
-    base = str(content["model"])
+    base = toy_recipe["model"]
     assert "holds prompts" in refused(base, f"run:{tmp_path / 'token'}")
     assert "holds prompts" in refused(f"run:{tmp_path / 'token'}", base)
     lora = f"run:{tmp_path / 'lora'}"

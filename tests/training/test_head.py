@@ -21,21 +21,10 @@ from zsrobust.training.run import Run
 
 
 @pytest.fixture
-def base(tiny_clip_folder, tiny_set_folder) -> dict[str, Any]:
-    """Sixty images, four steps an epoch, two epochs."""
-    return {
-        "name": "test/adv",
-        "model": f"local-dir:{tiny_clip_folder}",
-        "source": {"set": f"folder:{tiny_set_folder}", "split": "train"},
-        "validation": {"split": "val", "limit": 30, "attack": "pgd-2"},
-        "objective": {"name": "adv"},
-        "threat": {"eps": "2/255"},
-        "optimiser": {"name": "adamw", "lr": 1e-3, "weight_decay": 0.01},
-        "schedule": {"warmup": 2},
-        "epochs": 2,
-        "batch": 16,
-        "checkpoint_every": 1,
-    }
+def base(toy_recipe) -> dict[str, Any]:
+    """With the objective adv, scored on all held-out pictures."""
+    validation = {"split": "val", "limit": 30, "attack": "pgd-2"}
+    return {**toy_recipe, "objective": {"name": "adv"}, "validation": validation}
 
 
 def numbers(run: Run) -> dict[str, torch.Tensor]:
@@ -122,25 +111,12 @@ def test_the_zero_shot_model_loads_without_its_head(base, tmp_path):
 @pytest.mark.parametrize("start", ["random", "probe"])
 @pytest.mark.parametrize("stop_at", [1, 5])
 def test_a_stopped_run_goes_on_to_the_same_model_and_head(
-    base, tmp_path, monkeypatch, start, stop_at
+    base, tmp_path, monkeypatch, harden_until, start, stop_at
 ):
     """Bit for bit; a probe is not fitted again, the checkpoint holds the head."""
     recipe = parse_recipe({**base, "objective": {"name": "adv", "head_start": start}})
     whole = harden(recipe, tmp_path / "whole")
-
-    real, calls = loop.training_step, 0
-
-    def stopping(*args: Any, **kwargs: Any) -> float:
-        nonlocal calls
-        if calls == stop_at:
-            raise KeyboardInterrupt
-        calls += 1
-        return real(*args, **kwargs)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(loop, "training_step", stopping)
-        with pytest.raises(KeyboardInterrupt):
-            harden(recipe, tmp_path / "cut")
+    harden_until(recipe, tmp_path / "cut", stop_at)
     assert (tmp_path / "cut" / "checkpoint.pt").is_file()
     monkeypatch.setattr(LinearHead, "probe", lambda *_: pytest.fail("fitted again"))
     torch.rand(3)  # what happens between the two must not matter

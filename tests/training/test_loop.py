@@ -22,20 +22,10 @@ from zsrobust.training.recipe import parse_recipe
 
 
 @pytest.fixture
-def base(tiny_clip_folder, tiny_set_folder) -> dict[str, Any]:
-    """Sixty images, four steps an epoch, two epochs."""
-    return {
-        "name": "test/tiny",
-        "model": f"local-dir:{tiny_clip_folder}",
-        "source": {"set": f"folder:{tiny_set_folder}", "split": "train"},
-        "validation": {"split": "val", "limit": 10, "attack": "pgd-2"},
-        "threat": {"eps": "4/255"},
-        "optimiser": {"name": "adamw", "lr": 1e-3, "weight_decay": 0.01},
-        "schedule": {"warmup": 2},
-        "epochs": 2,
-        "batch": 16,
-        "checkpoint_every": 1,
-    }
+def base(toy_recipe) -> dict[str, Any]:
+    """Within 4/255, scored on ten held-out pictures."""
+    validation = {"split": "val", "limit": 10, "attack": "pgd-2"}
+    return {**toy_recipe, "validation": validation, "threat": {"eps": "4/255"}}
 
 
 def weights(spec: str) -> dict[str, torch.Tensor]:
@@ -100,25 +90,13 @@ def test_a_finished_run_is_not_run_again(base, tmp_path, monkeypatch):
 @pytest.mark.parametrize("stop_at", [1, 4, 5, 7])
 @pytest.mark.parametrize("optimiser", ["adamw", "sgd"])
 def test_a_stopped_run_goes_on_to_bit_identical_weights(
-    base, tmp_path, monkeypatch, stop_at, optimiser
+    base, tmp_path, harden_until, stop_at, optimiser
 ):
     """Stopped in mid-epoch, at its end, or after it: the same permutation, noise, rates and moments (traps 42)."""
     recipe = parse_recipe({**base, "optimiser": {**base["optimiser"], "name": optimiser}})
     whole = harden(recipe, tmp_path / "whole")
 
-    real, calls = loop.training_step, 0
-
-    def stopping(*args: Any, **kwargs: Any) -> float:
-        nonlocal calls
-        if calls == stop_at:
-            raise KeyboardInterrupt
-        calls += 1
-        return real(*args, **kwargs)
-
-    monkeypatch.setattr(loop, "training_step", stopping)
-    with pytest.raises(KeyboardInterrupt):
-        harden(recipe, tmp_path / "cut")
-    monkeypatch.setattr(loop, "training_step", real)
+    harden_until(recipe, tmp_path / "cut", stop_at)
     torch.rand(3)  # what happens between the two must not matter
     resumed = harden(recipe, tmp_path / "cut")
 
@@ -128,6 +106,26 @@ def test_a_stopped_run_goes_on_to_bit_identical_weights(
         r["loss"] for r in resumed.read_log("step")
     ]
     assert whole.read_log("validation") == resumed.read_log("validation")
+
+
+def test_a_last_epoch_is_cut_where_epochs_are_no_whole_number(base, tmp_path, harden_until):
+    """1.5 epochs of four steps are six; stopped within the cut one it goes on, and validates at its end."""
+    recipe = parse_recipe({**base, "epochs": 1.5})
+    whole = harden(recipe, tmp_path / "whole")
+    harden_until(recipe, tmp_path / "cut", 5)
+    resumed = harden(recipe, tmp_path / "cut")
+
+    steps = whole.read_log("step")
+    assert [row["epoch"] for row in steps] == [0, 0, 0, 0, 1, 1]
+    assert steps[-1]["lr"] < steps[1]["lr"]  # the schedule ends with the sixth step
+    assert [row["steps_done"] for row in whole.read_log("validation")] == [6]
+    assert resumed.read_log("step") == steps
+    a, b = weights(whole.spec), weights(resumed.spec)
+    assert all(torch.equal(a[name], b[name]) for name in a)
+    two = harden(parse_recipe({**base, "epochs": 2}), tmp_path / "two").read_log("step")
+    assert [row["loss"] for row in two[:2]] == [
+        row["loss"] for row in steps[:2]
+    ]  # as warm-up has it
 
 
 def test_another_seed_gives_other_weights_and_workers_do_not(base, tmp_path):
@@ -238,7 +236,8 @@ def test_pairs_train_from_captions(base, tmp_path, tiny_set_folder):
         {
             **base,
             "source": {"set": f"folder:{folder}", "split": "test"},
-            "validation": None,
+            # Captions name no classes: labelled held-out images bring their own.
+            "validation": {**base["validation"], "set": f"folder:{tiny_set_folder}"},
             "objective": {"name": "tecoa-pairs"},
             "epochs": 10,
         }
@@ -246,6 +245,8 @@ def test_pairs_train_from_captions(base, tmp_path, tiny_set_folder):
     run = harden(recipe, tmp_path / "run")
     losses = [row["loss"] for row in run.read_log("step")]
     assert sum(losses[-4:]) < sum(losses[:4])
+    (row,) = run.read_log("validation")
+    assert (row["samples"], row["scored_by"]) == (10, "texts")
 
 
 def test_best_epoch_is_chosen_on_held_out_source_images(base, tmp_path, monkeypatch):
@@ -292,22 +293,10 @@ def test_a_second_process_in_the_folder_is_told_so(base, tmp_path):
         harden(parse_recipe(base), tmp_path / "run")
 
 
-def test_a_truncated_checkpoint_is_one_line(base, tmp_path, monkeypatch):
+def test_a_truncated_checkpoint_is_one_line(base, tmp_path, harden_until):
     """It says what to do; nothing is trained on garbage."""
     recipe = parse_recipe(base)
-    real = loop.training_step
-    calls = 0
-
-    def stopping(*args: Any, **kwargs: Any) -> float:
-        nonlocal calls
-        calls += 1
-        if calls == 3:
-            raise KeyboardInterrupt
-        return real(*args, **kwargs)
-
-    monkeypatch.setattr(loop, "training_step", stopping)
-    with pytest.raises(KeyboardInterrupt):
-        harden(recipe, tmp_path / "run")
+    harden_until(recipe, tmp_path / "run", 2)
     checkpoint = tmp_path / "run" / "checkpoint.pt"
     checkpoint.write_bytes(checkpoint.read_bytes()[:500])
     with pytest.raises(

@@ -32,20 +32,9 @@ KINDS: dict[str, dict[str, Any]] = {
 
 
 @pytest.fixture
-def base(tiny_clip_folder, tiny_set_folder) -> dict[str, Any]:
-    """Sixty images, four steps an epoch, two epochs."""
-    return {
-        "name": "test/objectives",
-        "model": f"local-dir:{tiny_clip_folder}",
-        "source": {"set": f"folder:{tiny_set_folder}", "split": "train"},
-        "validation": {"split": "val", "limit": 30, "attack": "pgd-2"},
-        "threat": {"eps": "2/255"},
-        "optimiser": {"name": "adamw", "lr": 1e-3},
-        "schedule": {"warmup": 2},
-        "epochs": 2,
-        "batch": 16,
-        "checkpoint_every": 1,
-    }
+def base(toy_recipe) -> dict[str, Any]:
+    """Scored on all held-out pictures."""
+    return {**toy_recipe, "validation": {"split": "val", "limit": 30, "attack": "pgd-2"}}
 
 
 @pytest.fixture
@@ -103,23 +92,11 @@ def test_training_lowers_the_objectives_own_loss(base, tmp_path, kind):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_stopped_run_goes_on_to_the_same_weights(base, tmp_path, monkeypatch, kind):
+def test_a_stopped_run_goes_on_to_the_same_weights(base, tmp_path, harden_until, kind):
     """Bit for bit, with what the objective trains along; what it keeps frozen is made again."""
     recipe = parse_recipe({**base, "objective": KINDS[kind]})
     whole = harden(recipe, tmp_path / "whole")
-    real, calls = loop.training_step, 0
-
-    def stopping(*args: Any, **kwargs: Any) -> float:
-        nonlocal calls
-        if calls == 5:
-            raise KeyboardInterrupt
-        calls += 1
-        return real(*args, **kwargs)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(loop, "training_step", stopping)
-        with pytest.raises(KeyboardInterrupt):
-            harden(recipe, tmp_path / "cut")
+    harden_until(recipe, tmp_path / "cut", 5)
     checkpoint = torch.load(tmp_path / "cut" / "checkpoint.pt", weights_only=True)
     along = {name for name in checkpoint["parameters"] if not name.startswith("visual.")}
     assert along == ({"objective.vectors"} if kind == "coadv-trained" else set())
@@ -195,6 +172,16 @@ def test_held_out_images_need_labels(base, bare_folder, tmp_path):
     seen = harden(parse_recipe({**base, "objective": KINDS["fare"], "epochs": 1}), tmp_path / "l")
     records = [json.loads((r.model / "adaptation.json").read_text()) for r in (run, seen)]
     assert records[0]["source"]["classes"] == records[1]["source"]["classes"]
+
+
+def test_held_out_images_of_other_classes_are_refused(base, other_set_folder, tmp_path):
+    """Before training, in one line that says what to do."""
+    other = {"set": f"folder:{other_set_folder}", "split": "test", "limit": 5, "attack": "pgd-2"}
+    with pytest.raises(
+        UserError, match=r"must have the source's class names: name held-out images .* leave"
+    ) as caught:
+        harden(parse_recipe({**base, "validation": other}), tmp_path / "run")
+    assert "\n" not in str(caught.value)
 
 
 def test_the_first_loss_of_fare_is_the_formula(base, tmp_path):
@@ -375,7 +362,7 @@ def test_ce_trains_without_an_attack(base, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("adversary", ["none", "pgd"])
-def test_a_linear_probe_moves_its_head_alone(base, tmp_path, monkeypatch, adversary):
+def test_a_linear_probe_moves_its_head_alone(base, tmp_path, monkeypatch, harden_until, adversary):
     """The model is the original bit for bit; a stopped run goes on to the same head; clean images unless said."""
     recipe = parse_recipe(
         {
@@ -401,20 +388,7 @@ def test_a_linear_probe_moves_its_head_alone(base, tmp_path, monkeypatch, advers
     head = read_head(run)
     assert row["scored_by"] == "head"
     assert row["clean"] == pytest.approx(float((predicted(head, images) == labels).float().mean()))
-
-    real, calls = loop.training_step, 0
-
-    def stopping(*args: Any, **kwargs: Any) -> float:
-        nonlocal calls
-        if calls == 5:
-            raise KeyboardInterrupt
-        calls += 1
-        return real(*args, **kwargs)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(loop, "training_step", stopping)
-        with pytest.raises(KeyboardInterrupt):
-            harden(recipe, tmp_path / "cut")
+    harden_until(recipe, tmp_path / "cut", 5)
     resumed = harden(recipe, tmp_path / "cut")
     assert resumed.read_log("step") == run.read_log("step")
     assert torch.equal(read_head(resumed).weight, head.weight)

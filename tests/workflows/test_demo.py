@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -49,6 +50,19 @@ def test_the_two_recipes_differ_in_the_objective_alone():
     assert tecoa["optimiser"] == adv["optimiser"]
     assert all(rate > 0 for rate in rates)
     assert (tecoa["objective"]["name"], adv["objective"]["name"]) == ("tecoa", "adv")
+
+
+def test_examples_are_attacked_as_the_table_is(tmp_path, monkeypatch):
+    """Whatever the recipes' evaluate block is changed to."""
+    from zsrobust.workflows import demo as module
+
+    asked: dict[str, object] = {}
+    for name in ("harden", "measure", "build_report"):
+        monkeypatch.setattr(module, name, lambda *_, **__: SimpleNamespace(spec="run:a"))
+    monkeypatch.setattr(module, "collect_examples", lambda *_, **settings: asked.update(settings))
+    changes = {"resolution": "native", "duplicates": "keep", "preprocess": "paper"}
+    module.demo(tmp_path / "demo", [f"evaluate.{key}={value}" for key, value in changes.items()])
+    assert {key: asked[key] for key in changes} == changes
 
 
 def test_it_ends_well_and_says_where_the_report_is(demo):

@@ -116,6 +116,12 @@ def test_a_real_grid_runs_on_held_out_source_images_alone(
     again = tune(recipe, [1e-4, 1e-3], images=32, out=tmp_path)
     assert again.rate == choice.rate
     assert {p: p.stat().st_mtime_ns for p in tmp_path.rglob("log.jsonl")} == before
+    asked = recipe.validation.model_copy(update={"limit": 15})
+    other = tune(
+        recipe.model_copy(update={"validation": asked}), [1e-4, 1e-3], images=32, out=tmp_path
+    )
+    assert {len(one.ids) for one in other.scores.values()} == {15}  # not the scores kept before
+    assert {p: p.stat().st_mtime_ns for p in before} == before
     (tmp_path / "lr-0.001" / "scores.json").write_text("{")
     with pytest.raises(UserError, match=r"scores\.json is damaged: delete it"):
         tune(recipe, [1e-4, 1e-3], images=32, out=tmp_path)

@@ -108,19 +108,22 @@ def check(
     split: SplitOption = None,
 ) -> None:
     """Check cards and the sets that are here: counts, labels, names; tell classes with equal texts."""
-    from zsrobust.data import card_names, load_card, open_set
-    from zsrobust.errors import UserError, ZsRobustError
+    from zsrobust.data import SetMissing, card_names, load_card, open_set
+    from zsrobust.errors import UserError, ZsRobustError, one_line
 
     problems = 0
     for name in image_sets or card_names():
         found, notes = load_card(name).check() if name in card_names() else ([], [])
+        held = "ok"
         try:
             found += open_set(name, split).check()
-            held = "ok"
         except ZsRobustError as error:
             if image_sets:
                 raise
-            held = f"card ok; images not here ({' '.join(str(error).split())[:100]})"
+            if isinstance(error, SetMissing):
+                held = f"card ok; images not here ({one_line(error)[:100]})"
+            else:
+                found.append(one_line(error))
         typer.echo(f"{name}: {'; '.join(found) if found else held}")
         for note in notes:
             typer.echo(f"  {note}")

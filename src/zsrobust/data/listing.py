@@ -42,7 +42,7 @@ def _texts(card: Card) -> str:
     names = card.names()
     text = template.replace("{}", names[0] if names else "NAME")
     try:
-        card.preset("clip-benchmark", names)
+        card.preset("clip-benchmark")
     except UserError:
         return f"{text!r}; not in CLIP benchmark"
     return repr(text)

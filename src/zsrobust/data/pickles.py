@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any, Literal
 
-from zsrobust.data.storage import ArrayImages, Opened
-from zsrobust.errors import EnvironmentFault, UserError
+from zsrobust.data.downloads import downloading
+from zsrobust.data.storage import ArrayImages, Opened, cannot_read
+from zsrobust.errors import UserError
 
 Dataset = Literal["CIFAR10", "CIFAR100"]
-
-
-def download_folder(name: str) -> Path:
-    """Return the folder below the user's cache where a download of `name` is kept."""
-    cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(cache).expanduser() / "zsrobust" / name
 
 
 def open_cifar(roots: list[Path], dataset: Dataset, split: str, *, download: bool) -> Opened | None:
@@ -31,34 +25,34 @@ def open_cifar(roots: list[Path], dataset: Dataset, split: str, *, download: boo
         download: fetch the archive if it is in none of them.
 
     Raises:
-        UserError: if batches are there but are not the published ones.
-        EnvironmentFault: if the download fails.
+        UserError: if batches are there, or were fetched, but are not the published ones.
+        EnvironmentFault: if the download fails, or a batch cannot be read.
     """
     import torchvision
 
     loader: Any = getattr(torchvision.datasets, dataset)
     root = next((root for root in roots if (root / loader.base_folder).is_dir()), None)
-    try:
-        if root is None:
-            if not download:
-                return None
-            root = roots[-1]
-            root.mkdir(parents=True, exist_ok=True)
-            batches = loader(root, train=split == "train", download=True)
-        else:
-            batches = loader(root, train=split == "train")
-    except OSError as error:
-        raise EnvironmentFault(
-            f"cannot bring {dataset} to {root}: {error.strerror or error}; see to the network and "
-            "the folder, and start the same command again."
-        ) from error
-    except RuntimeError as error:
-        raise UserError(
-            f"{(root or roots[-1]) / loader.base_folder}: not the published batches (their MD5 "
-            f"differs); unpack {loader.filename} there anew."
-        ) from error
+    if root is not None:
+        batches = _read(loader, root, split)
+    elif download:
+        with downloading(dataset, roots[-1]):
+            batches = loader(str(roots[-1]), train=split == "train", download=True)
+    else:
+        return None
     ids = [f"{split}/{number:05d}" for number in range(len(batches.data))]
     labels = [int(label) for label in batches.targets]
     return Opened(
         dataset.lower(), split, ArrayImages(batches.data, ids, labels), list(batches.classes)
     )
+
+
+def _read(loader: Any, root: Path, split: str) -> Any:
+    try:
+        return loader(str(root), train=split == "train")
+    except OSError as error:
+        raise cannot_read(Path(error.filename or root / loader.base_folder), error) from error
+    except RuntimeError as error:
+        raise UserError(
+            f"{root / loader.base_folder}: not the published batches (their MD5 differs); unpack "
+            f"{loader.filename} there anew."
+        ) from error

@@ -26,8 +26,9 @@ from typing import TYPE_CHECKING, Literal, assert_never
 import yaml
 
 from zsrobust.data.cards import Card, Source, card_names, load_card, paper_names
+from zsrobust.data.downloads import download_folder
 from zsrobust.data.folders import open_folder, open_imagenet
-from zsrobust.data.pickles import download_folder, open_cifar
+from zsrobust.data.pickles import open_cifar
 from zsrobust.data.storage import Opened
 from zsrobust.data.tars import CLASSNAMES, open_tars, split_names
 from zsrobust.data.texts import OPENAI, PAPER_TEMPLATE, openai_templates, preset_of

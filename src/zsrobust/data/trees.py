@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from zsrobust.data.binaries import open_stl10
+from zsrobust.data.downloads import downloading
 from zsrobust.data.folders import folders_of, pictures_of
 from zsrobust.data.storage import FileImages, Opened, cannot_read
-from zsrobust.errors import EnvironmentFault, UserError, one_line
+from zsrobust.errors import UserError, one_line
 
 Labelled = tuple[Path, str, int]  # file, id, label
 
@@ -48,9 +49,7 @@ def _sun397(root: Path, split: str) -> Opened | None:
     names = [line.strip() for line in _lines(base / "ClassName.txt")]
     samples = []
     for label, name in enumerate(names):
-        folder = base / name.strip("/")
-        if not folder.is_dir():
-            raise UserError(f"{folder}: no such folder; {base} is not the whole set.")
+        folder = _class_folder(base, name.strip("/"))
         samples += _in(base, pictures_of(folder, deep=False), label)
     # "/a/abbey" -> "abbey", as torchvision names it.
     return _opened("sun397", split, samples, [name[3:] for name in names])
@@ -179,9 +178,7 @@ def _tiny_imagenet(root: Path, split: str) -> Opened | None:
             samples.append((base / "val" / "images" / file, f"{wnid}/{file}", wnids.index(wnid)))
     else:
         for label, wnid in enumerate(wnids):
-            folder = base / split / wnid
-            if not folder.is_dir():
-                raise UserError(f"{folder}: no such folder; {base} is not the whole set.")
+            folder = _class_folder(base, f"{split}/{wnid}")
             samples += [
                 (file, f"{wnid}/{file.name}", label) for file in pictures_of(folder, deep=True)
             ]
@@ -284,19 +281,8 @@ def download_tree(dataset: str, root: Path, split: str) -> Opened | None:
     import torchvision
 
     loader: Any = getattr(torchvision.datasets, dataset)
-    try:
-        root.mkdir(parents=True, exist_ok=True)
+    with downloading(dataset, root):
         loader(str(root), download=True, **({"split": split} if _DOWNLOADS[dataset] else {}))
-    except OSError as error:
-        raise EnvironmentFault(
-            f"cannot bring {dataset} to {root}: {error.strerror or error}; see to the network and "
-            "the folder, and start the same command again."
-        ) from error
-    except RuntimeError as error:
-        raise UserError(
-            f"{root}: what was downloaded is not the published archive of {dataset} "
-            f"({one_line(error)}); remove it and start the same command again."
-        ) from error
     return open_tree(dataset, [root], split)
 
 
@@ -314,6 +300,13 @@ def _by_folder(
     for label, folder in enumerate(classes):
         samples += _in(base, pictures_of(folder, deep=False), label)
     return _opened(name, split, samples, [folder.name for folder in classes])
+
+
+def _class_folder(base: Path, name: str) -> Path:
+    folder = base / name
+    if not folder.is_dir():
+        raise UserError(f"{folder}: no such folder; {base} is not the whole set.")
+    return folder
 
 
 def _in(base: Path, files: list[Path], label: int) -> list[Labelled]:

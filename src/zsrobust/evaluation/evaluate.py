@@ -202,7 +202,7 @@ def evaluate(
     for name in request.attacks:  # a mistake in the last name must not show after an hour
         plan_to_measure(name, Threat(norm, request.eps[0]))
     _check_models(models)
-    targets = open_suite(suite, notify or _silent)
+    targets = open_suite(suite, notify)
     opened = [(image_set, False) for _, image_set in targets]
     if with_source:
         if suite.source is None:
@@ -282,7 +282,7 @@ def open_to_measure(spec: str, split: str | None = None) -> ImageSet:
     return image_set
 
 
-def open_suite(suite: Suite, notify: Notify) -> list[tuple[str, ImageSet]]:
+def open_suite(suite: Suite, notify: Notify | None = None) -> list[tuple[str, ImageSet]]:
     """Open a suite's targets, with their specs; optional ones that are not here are said and left out.
 
     Raises:
@@ -296,7 +296,7 @@ def open_suite(suite: Suite, notify: Notify) -> list[tuple[str, ImageSet]]:
             if spec not in suite.optional:
                 raise
             missing.append(error)
-            notify(f"{spec} is left out of the means: {error}")
+            (notify or _silent)(f"{spec} is left out of the means: {error}")
     if missing and not opened:
         raise missing[0]
     return opened

@@ -136,7 +136,7 @@ def collect_examples(
     _check_one_rule(names, clips)
     suite = data.load_suite(sets if isinstance(sets, str) else ",".join(sets))
     found = []
-    for _, image_set in open_suite(suite, lambda _: None):
+    for _, image_set in open_suite(suite):
         names_of_set, found_words = image_set.texts(templates)
         words, classnames = list(found_words or DEFAULT_TEMPLATES), names_of_set or []
         threat = Threat(norm, radius, resolution or image_set.resolution)

@@ -11,6 +11,7 @@ records nor what it shares with other cells is a sample of the set.
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -25,6 +26,7 @@ from zsrobust.hashing import sha256_json
 from zsrobust.threat import format_eps
 
 _DIGITS = 8  # of a fingerprint, where it stands for a name
+_BEHIND = re.compile(rf" \([0-9a-f]{{{_DIGITS}}}\)$")
 _FEWEST_DIGITS = 6
 
 
@@ -155,6 +157,11 @@ def _read_cell(file: Path, root: Path) -> Cell:
     if content.get("key") != key.digest or file.parent.name != key.digest[:16]:
         raise UserError(f"{file} was changed after it was written: move the folder away.")
     return Cell(key, root)
+
+
+def bare_spec(name: str) -> str:
+    """Return a model's spec without the digits that a table writes behind one that several models share."""
+    return _BEHIND.sub("", name)
 
 
 def _model_names(cells: list[Cell]) -> dict[str, str]:

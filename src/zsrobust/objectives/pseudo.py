@@ -12,7 +12,7 @@ kept beside the trained one. The adversary maximises the same loss.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -50,7 +50,3 @@ class TecoaPseudo(Tecoa):
         found = [self._labels[name] for name in batch.ids]
         batch.labels = torch.tensor(found, device=batch.images.device)
         return batch
-
-    def settings(self) -> dict[str, Any]:
-        """Return name and scale."""
-        return {"name": self.name, "scale": self.scale}

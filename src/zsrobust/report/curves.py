@@ -16,22 +16,18 @@ from matplotlib.figure import Figure
 
 from zsrobust.evaluation.statistics import Interval
 from zsrobust.files import write_atomically
+from zsrobust.report.plots import MARKERS, NO_METADATA, STYLE
 
 FIGURE_NAMES = ("figure.svg", "figure.png")
 
 _COLOURS = ("#1f5fa8", "#c2570c", "#2c7a4b", "#8a3fa0", "#a8243a", "#5b6472", "#937200", "#0a7f8c")
-_MARKERS = "osD^vPX*"
 _MUTED, _GRID = "#5b6472", "#dfe3e8"
 _PANEL = (3.6, 2.9)  # inches
-_STYLE = {
-    "svg.fonttype": "none",
-    "svg.hashsalt": "zsrobust",
-    "font.size": 9,
+_STYLE = STYLE | {
     "axes.edgecolor": _MUTED,
     "axes.labelcolor": _MUTED,
     "xtick.color": _MUTED,
     "ytick.color": _MUTED,
-    "text.parse_math": False,  # a label may hold dollars
 }
 
 
@@ -112,7 +108,7 @@ def _line_panel(axes: Any, panel: Panel, column: str, *, log: bool, joined: bool
         name = "" if one else before.label
         axes.axhline(level, color=colour, linestyle=(0, (4, 3)), linewidth=1, label=name)
     for curve in panel.curves[:1] if one else panel.curves:
-        colour, marker = _COLOURS[curve.colour % 8], _MARKERS[curve.colour % 8]
+        colour, marker = _COLOURS[curve.colour % 8], MARKERS[curve.colour % 8]
         if one:
             colour = _MUTED
         found: list[Interval] = [getattr(point, column) for point in curve.points]
@@ -161,7 +157,7 @@ def draw_trade_off(panels: Sequence[Panel], *, title: str) -> Figure:
         grid = figure.subplots(1, count, squeeze=False)
         for panel, axes in zip(panels, grid[0], strict=True):
             for curve in panel.curves:
-                colour, marker = _COLOURS[curve.colour % 8], _MARKERS[curve.colour % 8]
+                colour, marker = _COLOURS[curve.colour % 8], MARKERS[curve.colour % 8]
                 xs = [100 * point.clean.value for point in curve.points]
                 ys = [100 * point.robust.value for point in curve.points]
                 axes.plot(
@@ -249,10 +245,9 @@ def save_figure(figure: Figure, folder: Path) -> list[Path]:
         EnvironmentFault: if the disk is full or the folder cannot be written.
     """
     files = [folder / name for name in FIGURE_NAMES]
-    bare = {"Date": None, "Creator": None, "Format": None, "Type": None}
     with rc_context(_STYLE):  # type: ignore[arg-type]
         write_atomically(
-            files[0], lambda stream: figure.savefig(stream, format="svg", metadata=bare)
+            files[0], lambda stream: figure.savefig(stream, format="svg", metadata=NO_METADATA)
         )
         write_atomically(files[1], lambda stream: figure.savefig(stream, format="png", dpi=200))
     return files

@@ -30,12 +30,18 @@ _MODEL = [f"#0102{i:02x}" for i in range(MODELS)]
 _VARIABLES = {_INK: "ink", _MUTED: "muted", _LINE: "line", _PAPER: "paper"} | {
     colour: f"m{i}" for i, colour in enumerate(_MODEL)
 }
-_MARKERS = "osD^vPX*"
+MARKERS = "osD^vPX*"  # one a colour
 
-_STYLE = {
+# What every figure has, in a page or alone; the same numbers give the same file.
+STYLE = {
     "svg.fonttype": "none",
-    "svg.hashsalt": "zsrobust",  # the same numbers give the same file
+    "svg.hashsalt": "zsrobust",
     "font.size": 9,
+    "text.parse_math": False,  # a name may hold dollars
+}
+NO_METADATA = {"Date": None, "Creator": None, "Format": None, "Type": None}
+
+_STYLE = STYLE | {
     "text.color": _INK,
     "axes.edgecolor": _LINE,
     "axes.labelcolor": _MUTED,
@@ -43,7 +49,6 @@ _STYLE = {
     "ytick.color": _LINE,
     "xtick.labelcolor": _MUTED,
     "ytick.labelcolor": _MUTED,
-    "text.parse_math": False,  # a name may hold dollars
 }
 
 
@@ -160,7 +165,7 @@ def clean_against_robust(points: Sequence[Point], alt: str, prefix: str) -> str:
         )
         first = points[0]
         for i, point in enumerate(points):
-            colour, marker = _MODEL[point.colour % MODELS], _MARKERS[point.colour % MODELS]
+            colour, marker = _MODEL[point.colour % MODELS], MARKERS[point.colour % MODELS]
             for clean, robust in point.sets:
                 axes.plot(
                     100 * clean, 100 * robust, marker, color=colour, alpha=0.4, markersize=3.5
@@ -198,7 +203,7 @@ def clean_against_robust(points: Sequence[Point], alt: str, prefix: str) -> str:
 
 def _mean_point(axes: Any, point: Point) -> None:
     x, y = 100 * point.clean.value, 100 * point.robust.value
-    colour, marker = _MODEL[point.colour % MODELS], _MARKERS[point.colour % MODELS]
+    colour, marker = _MODEL[point.colour % MODELS], MARKERS[point.colour % MODELS]
     ends = [100 * point.clean.low, 100 * point.clean.high]
     axes.plot(ends, [y, y], color=colour, linewidth=1.6, solid_capstyle="butt")
     ends = [100 * point.robust.low, 100 * point.robust.high]
@@ -249,7 +254,7 @@ def _inline(figure: Figure, alt: str, prefix: str) -> str:
             stream,
             format="svg",
             transparent=True,
-            metadata={"Date": None, "Creator": None, "Format": None, "Type": None},
+            metadata=NO_METADATA,
         )
     svg = stream.getvalue()
     svg = svg[svg.index("<svg") :]

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from zsrobust.evaluation.published import Comparison, Hardening, beside, beside_mean
 from zsrobust.evaluation.statistics import Interval
+from zsrobust.evaluation.stored import bare_spec
 from zsrobust.evaluation.table import CLEAN, ROBUST, EvaluationTable, Row
 from zsrobust.threat import format_eps
 from zsrobust.training import Run
@@ -134,8 +134,7 @@ def _what(column: str, norm: str, eps: float | None) -> str:
 
 def _hardening(spec: str, runs: Sequence[Run]) -> Hardening | None:
     """Return what made a model that is a run's."""
-    # Models of one spec have digits of their fingerprints behind it (evaluation/stored.py).
-    bare = re.sub(r" \([0-9a-f]{8}\)$", "", spec)
+    bare = bare_spec(spec)
     if not bare.startswith("run:"):
         return None
     folder = Path(bare.removeprefix("run:")).expanduser().resolve()

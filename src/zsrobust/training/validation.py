@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -11,6 +13,7 @@ from zsrobust import attacks, data
 from zsrobust.attacks.engine import Chunk, Groups, attack_chunks
 from zsrobust.attacks.outcome import Outcome
 from zsrobust.errors import UserError
+from zsrobust.files import write_json
 from zsrobust.models import HeadClassifier, ZeroShotClassifier, load_clip
 from zsrobust.objectives import objective_class
 from zsrobust.preprocess import to_unit
@@ -71,6 +74,32 @@ class Scores:
         return row if self.text_clean is None else row | {"text_clean": self.text_clean}
 
 
+def kept_scores(file: Path, asked: dict[str, Any], score: Callable[[], Scores]) -> Scores:
+    """Return the scores in `file` if they are those that are asked for; else score, and keep them there.
+
+    Args:
+        file: JSON, there or not.
+        asked: what determines the scores, as JSON.
+        score: called if they are not there.
+
+    Raises:
+        UserError: if the file is damaged.
+        EnvironmentFault: if it cannot be written.
+    """
+    if file.is_file():
+        try:
+            record = json.loads(file.read_text("utf-8"))
+            if record.get("asked") == asked:
+                return Scores(**record["scores"])
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            raise UserError(
+                f"{file} is damaged: delete it, what it held is then scored again."
+            ) from error
+    found = score()
+    write_json(file, {"asked": asked, "scores": asdict(found)})
+    return found
+
+
 def recipe_geometry(
     recipe: Recipe, clip: Clip, source: SourceData
 ) -> Callable[[Image], Image] | None:
@@ -97,7 +126,7 @@ def open_held_out(recipe: Recipe, source: SourceData) -> HeldOut:
     """Open the recipe's held-out source images.
 
     They need labels, unless the objective makes its own, and the source's class names. A source without
-    class names (`fare` and `imgcoadv` need none) leaves them to the held-out images.
+    class names (`fare`, `imgcoadv` and `tecoa-pairs` need none) leaves them to the held-out images.
 
     Raises:
         UserError: if the recipe has no validation block, or if the set has no labels, has other class
@@ -121,12 +150,15 @@ def open_held_out(recipe: Recipe, source: SourceData) -> HeldOut:
             f"{named} has no labels, so that nothing can be scored: name images of the source in class "
             "folders as validation.set, or leave the validation block out."
         )
-    if source.classes is None and needs == "images":
+    if source.classes is None and needs in ("images", "captions"):
         return HeldOut(
             images, images.classnames, images.texts(recipe.source.templates)[0] or images.classnames
         )
     if source.classes != images.classnames:
-        raise UserError(f"{named} must have the source's class names.")
+        raise UserError(
+            f"{named} must have the source's class names: name held-out images of its classes as "
+            "validation.set, or leave the validation block out."
+        )
     return HeldOut(images, source.classes, source.classnames or images.classnames)
 
 

@@ -85,6 +85,8 @@ def demo(
         norm=wanted.norm,
         templates=wanted.templates,
         preprocess=wanted.preprocess,
+        resolution=wanted.resolution,
+        duplicates=wanted.duplicates,
         device=first.device,
     )
     labels = {first.model: "CLIP", **{run.spec: label for label, run in runs.items()}}

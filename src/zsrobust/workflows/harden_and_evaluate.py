@@ -102,5 +102,5 @@ def check_evaluation(wanted: EvaluatePart) -> None:
     suite = data.load_suite(wanted.sets)
     if wanted.with_source and suite.source is None:
         raise UserError(f"sets {suite.name!r} name no source set: leave with_source out.")
-    for _, image_set in open_suite(suite, lambda _: None):
+    for _, image_set in open_suite(suite):
         image_set.texts(wanted.templates)

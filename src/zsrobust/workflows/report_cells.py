@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from zsrobust.errors import EnvironmentFault, UserError
-from zsrobust.evaluation.stored import read_table
+from zsrobust.evaluation.stored import bare_spec, read_table
 from zsrobust.evaluation.table import EvaluationTable
 from zsrobust.models import load_clip
 from zsrobust.models.load import read_adaptation
@@ -114,8 +113,7 @@ def _runs(folders: Sequence[Path], table: EvaluationTable) -> tuple[list[Run], l
     by now hold another run: the model's fingerprint decides.
     """
     measured = {str(row.key["weights"]) for row in table.rows}
-    # Models of one spec have digits of their fingerprints behind it (evaluation/stored.py).
-    specs = [re.sub(r" \([0-9a-f]{8}\)$", "", spec) for spec in table.models]
+    specs = [bare_spec(name) for name in table.models]
     named = [Path(spec.removeprefix("run:")) for spec in specs if spec.startswith("run:")]
     looked_at: set[Path] = set()
     found: dict[str, Run] = {}

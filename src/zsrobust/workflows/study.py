@@ -13,17 +13,17 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
-
-import torch
 
 from zsrobust.errors import UserError
 from zsrobust.evaluation.evaluate import Notify
 from zsrobust.evaluation.statistics import Interval, mean_over_sets
 from zsrobust.evaluation.table import CLEAN, ROBUST, EvaluationTable
 from zsrobust.files import JsonLines, folder_lock, write_json, write_text
+from zsrobust.machine import training_device
 from zsrobust.models import Clip, interpolate, load_clip
 from zsrobust.report.curves import (
     FIGURE_NAMES,
@@ -35,16 +35,25 @@ from zsrobust.report.curves import (
     save_figure,
 )
 from zsrobust.threat import format_eps
-from zsrobust.training.loop import harden, open_source
+from zsrobust.training.loop import SourceData, harden, open_source
 from zsrobust.training.recipe import Recipe
 from zsrobust.training.run import Run
-from zsrobust.training.validation import Scores, open_held_out, validate
+from zsrobust.training.validation import Scores, kept_scores, open_held_out, validate
 from zsrobust.workflows.harden_and_evaluate import check_evaluation, measure
 from zsrobust.workflows.study_recipe import EPS_TESTED, Choose, Combination, Study
 from zsrobust.workflows.tune import is_tied
 
 TIMES_NAME = "times.jsonl"
-_OWN = {"runs", "results", "held-out", "choices.json", "study.json", "table.md", *FIGURE_NAMES}
+_OWN = {
+    "runs",
+    "results",
+    "held-out",
+    "choices.json",
+    "study.json",
+    "table.md",
+    TIMES_NAME,
+    *FIGURE_NAMES,
+}
 
 
 @dataclass(frozen=True)
@@ -141,23 +150,19 @@ def run_study(
         runs = {
             one.folder: _harden(one, folder, progress, notify) for one in _each_run(combinations)
         }
+        rule = study.choose or Choose()
         chosen: dict[str, Chosen] = {}
         if study.mix_axis is not None:
-            rule = study.choose or Choose()
             chosen = {
                 one.folder: _choose(study, one, runs[one.folder], rule, folder)
                 for one in _each_run(combinations)
             }
-            write_json(
-                folder / "choices.json",
-                {
-                    "rule": asdict_rule(rule),
-                    "runs": {
-                        name: found.to_json(_mix_command(runs[name], found.share))
-                        for name, found in chosen.items()
-                    },
-                },
-            )
+        choices = {
+            name: found.to_json(_mix_command(runs[name], found.share))
+            for name, found in chosen.items()
+        }
+        if chosen:
+            write_json(folder / "choices.json", {"rule": asdict_rule(rule), "runs": choices})
         table, places = _measure(study, combinations, runs, chosen, folder, progress, notify)
         figures = save_figure(_figure(study, places), folder)
         write_text(folder / "table.md", markdown(study, places))
@@ -168,10 +173,7 @@ def run_study(
                 one.folder: {"labels": one.labels, "recipe": one.recipe.model_dump(mode="json")}
                 for one in _each_run(combinations)
             },
-            "chosen": {
-                name: found.to_json(_mix_command(runs[name], found.share))
-                for name, found in chosen.items()
-            },
+            "chosen": choices,
             "places": [place.row() for place in places],
             "table": table.to_json(),
         }
@@ -186,8 +188,7 @@ def refuse_other_study(study: Study, folder: Path) -> None:
         UserError: then.
     """
     found = folder.iterdir() if folder.is_dir() else ()
-    known = {*_OWN, TIMES_NAME}
-    others = sorted(f.name for f in found if f.name not in known and not f.name.startswith("."))
+    others = sorted(f.name for f in found if f.name not in _OWN and not f.name.startswith("."))
     if others:
         raise UserError(
             f"{folder} holds something else than an earlier study ({others[0]}): name a new or empty --out."
@@ -282,38 +283,25 @@ def _choose(study: Study, one: Combination, run: Run, rule: Choose, folder: Path
     if axis is None or recipe.validation is None:
         raise UserError(f"study {study.name} has no interpolation with a validation block.")
     source = open_source(recipe)
-    device = "cuda" if recipe.device == "auto" and torch.cuda.is_available() else recipe.device
-    device = "cpu" if device == "auto" else device
+    device = training_device(recipe.device, "a study")
     before, after = load_clip(recipe.model, device), load_clip(run.spec, device)
     scores: dict[float, Scores] = {}
     for share in axis.mix:
         mixed = interpolate(before, after, share)
-        asked = {
-            "fingerprint": mixed.fingerprint,
+        asked = recipe.determining() | {
             "validation": recipe.validation.model_dump(mode="json"),
-            "source": recipe.source.model_dump(mode="json"),
-            "threat": recipe.threat.model_dump(mode="json"),
-            "seed": recipe.seed,
+            "fingerprint": mixed.fingerprint,
         }
-        kept = folder / "held-out" / one.folder / f"at-{share:g}.json"
-        found = _kept_scores(kept, asked)
-        if found is None:
-            found = validate(recipe, mixed, source, None)
-            if found.scored_by in ("head", "dictionary"):  # none is mixed: the class texts scored
-                found = replace(found, scored_by="texts")
-            write_json(kept, {"asked": asked, "scores": asdict(found)})
-        scores[share] = found
+        file = folder / "held-out" / one.folder / f"at-{share:g}.json"
+        scores[share] = kept_scores(file, asked, partial(_score, recipe, mixed, source))
     return Chosen(*choose_share(scores, rule), scores)
 
 
-def _kept_scores(kept: Path, asked: dict[str, Any]) -> Scores | None:
-    if not kept.is_file():
-        return None
-    try:
-        record = json.loads(kept.read_text("utf-8"))
-        return Scores(**record["scores"]) if record["asked"] == asked else None
-    except (ValueError, TypeError, KeyError) as error:
-        raise UserError(f"{kept} is damaged: delete it, the point is then scored again.") from error
+def _score(recipe: Recipe, mixed: Clip, source: SourceData) -> Scores:
+    found = validate(recipe, mixed, source, None)
+    if found.scored_by in ("head", "dictionary"):  # none is mixed: the class texts scored
+        return replace(found, scored_by="texts")
+    return found
 
 
 def _mix_command(run: Run, share: float) -> str:

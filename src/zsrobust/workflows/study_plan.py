@@ -101,7 +101,7 @@ def plan_study(study: Study, combinations: Sequence[Combination], out: str | Pat
     """
     folder = Path(out)
     refuse_other_study(study, folder)
-    sets = open_suite(data.load_suite(study.evaluate.sets), lambda _: None)
+    sets = open_suite(data.load_suite(study.evaluate.sets))
     finished = read_json_lines(folder / TIMES_NAME) if (folder / TIMES_NAME).is_file() else []
     costs: dict[str, _Cost] = {}
 

@@ -11,21 +11,21 @@ end of the grid extends the grid by one, also where a tied rate inside it is cho
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import torch
 
 from zsrobust.errors import UserError
 from zsrobust.files import write_json
+from zsrobust.machine import training_device
 from zsrobust.models import HeadClassifier, load_clip
 from zsrobust.models.load import HEAD_NAME
 from zsrobust.objectives import objective_class
 from zsrobust.training.loop import harden, open_source
 from zsrobust.training.recipe import Recipe, parse_recipe
-from zsrobust.training.validation import Scores, open_held_out, validate
+from zsrobust.training.validation import Scores, kept_scores, open_held_out, validate
 
 ChosenBy = Literal["robust", "clean"]
 
@@ -157,8 +157,6 @@ def _beyond(grid: list[float], rate: float) -> float:
 
 
 def _score(recipe: Recipe, rate: float, images: int | None, folder: Path, progress: bool) -> Scores:
-    import json
-
     data = recipe.model_dump(mode="json")
     data["optimiser"]["lr"] = rate
     data["evaluate"] = None
@@ -168,19 +166,14 @@ def _score(recipe: Recipe, rate: float, images: int | None, folder: Path, progre
         data["source"] |= {"limit": images, "per_class": None}
     one = parse_recipe(data)
     run = harden(one, folder / f"lr-{rate:.3g}", progress=progress)
-    kept = run.folder / "scores.json"
-    if kept.is_file():
-        try:
-            return Scores(**json.loads(kept.read_text("utf-8")))
-        except (ValueError, TypeError) as error:
-            raise UserError(
-                f"{kept} is damaged: delete it, the rate {rate:g} is then scored again."
-            ) from error
-    device = "cuda" if recipe.device == "auto" and torch.cuda.is_available() else recipe.device
-    clip = load_clip(run.spec, "cpu" if device == "auto" else device)
-    head = None
-    if objective_class(one.objective.name).scored_by in ("head", "dictionary"):
-        head = HeadClassifier.from_file(clip.image_encoder(), run.model / HEAD_NAME)
-    scores = validate(one, clip, open_source(one), None, head)
-    write_json(kept, asdict(scores))
-    return scores
+
+    def score() -> Scores:
+        clip = load_clip(run.spec, training_device(one.device, "tuning"))
+        head = None
+        if objective_class(one.objective.name).scored_by in ("head", "dictionary"):
+            head = HeadClassifier.from_file(clip.image_encoder(), run.model / HEAD_NAME)
+        return validate(one, clip, open_source(one), None, head)
+
+    # The run goes on under another validation block, which trains nothing: scores do not.
+    asked = one.determining() | {"validation": data["validation"]}
+    return kept_scores(run.folder / "scores.json", asked, score)

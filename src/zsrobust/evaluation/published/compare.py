@@ -6,7 +6,6 @@ does not agree: nobody knows that it does.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -14,18 +13,17 @@ from pathlib import PurePath
 from typing import Any
 
 from zsrobust import data
+from zsrobust.adaptations import PROMPTING
 from zsrobust.data.cards import STORED, Card
 from zsrobust.data.texts import equal_texts
 from zsrobust.errors import UserError
 from zsrobust.evaluation.published.ledger import PERCENT, Number, PublishedModel, published
+from zsrobust.evaluation.stored import bare_spec
 from zsrobust.evaluation.table import CLEAN, ROBUST, Row
 from zsrobust.models.public import public_file
 from zsrobust.threat import format_eps
 
 _LISTED = 3  # sets that are named where some of a mean's differ
-
-# Digits of a fingerprint behind a spec that several models share (`evaluation/stored.py`).
-_DIGITS = re.compile(r" \([0-9a-f]{8}\)$")
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,8 +53,7 @@ class Hardening:
     def like(self, model: PublishedModel) -> bool:
         """Whether a published model was made in the same way, as far as is known of it."""
         # Prompts of any kind are one adaptation in the ledger.
-        prompts = {part for part in ("pixel", "token") if part in self.adaptation}
-        adaptation = "prompt" if prompts else self.adaptation
+        adaptation = "prompt" if self.adaptation in PROMPTING else self.adaptation
         eps = self.eps if self.norm == "linf" else None
         mine = (self.base, self.method, adaptation, self.source)
         theirs = (model.base, model.method, model.adaptation, model.source)
@@ -234,7 +231,7 @@ def _public_name(spec: str) -> str:
 
     A file is taken for the one of its name only over the base that this one belongs to.
     """
-    spec = _DIGITS.sub("", spec)
+    spec = bare_spec(spec)
     if spec.startswith("hf-hub:"):
         return spec.removeprefix("hf-hub:")
     file, at, base = spec.rpartition("@")
