@@ -179,6 +179,10 @@ def test_interpolation_is_chosen_before_targets_are_opened(
     monkeypatch.setattr(module, "validate", lambda *a: validated.append(a))
     run_study(study, combinations, out)
     assert validated == []
+    # Another rule would be one that was set with the targets known.
+    other = study.model_copy(update={"choose": Choose(clean_loss=0.5)})
+    with pytest.raises(UserError, match=r"chosen with choose\.clean_loss 0\.05, got 0\.5: .*--out"):
+        run_study(other, combinations, out)
 
 
 def scores(clean: int, robust: int, of: int = 100) -> Scores:
@@ -283,6 +287,13 @@ MIX = [{"name": "share", "mix": [0, 1]}]
         ({"axes": MIX, "figure": {"x": "share"}}, "leave figure.x out"),
         ({"choose": {"clean_loss": 0.1}}, "choose is of a study with a mix axis"),
         ({"figure": {"series": "imagse"}}, "did you mean 'images'?"),
+        (
+            {
+                "axes": [{"name": "n", "values": [{**SIZE[0], "x": 0}, {**SIZE[1], "x": 1}]}],
+                "figure": {"scale": "log"},
+            },
+            "axis 'n' has a place at 0 or below: use linear",
+        ),
         ({"set": ["optimiser.rl=1"]}, "(images 2): unknown key 'optimiser.rl'"),
         ({"set": ["source.limit=4"]}, "limit is 4 and per_class 2"),
         ({"base": "tiny/teca-ft"}, "did you mean 'tiny/tecoa-ft'"),

@@ -153,6 +153,7 @@ def run_study(
         rule = study.choose or Choose()
         chosen: dict[str, Chosen] = {}
         if study.mix_axis is not None:
+            _refuse_other_rule(folder, rule)
             chosen = {
                 one.folder: _choose(study, one, runs[one.folder], rule, folder)
                 for one in _each_run(combinations)
@@ -203,6 +204,26 @@ def refuse_other_study(study: Study, folder: Path) -> None:
             ) from error
         if before != study.name:
             raise UserError(f"{folder} holds study {before!r}: name another --out.")
+
+
+def _refuse_other_rule(folder: Path, rule: Choose) -> None:
+    """Refuse a rule that was set after the targets could be looked at (traps 36).
+
+    Raises:
+        UserError: if points were chosen here by another one.
+    """
+    record = folder / "choices.json"
+    if not record.is_file():
+        return
+    try:
+        before = json.loads(record.read_text("utf-8"))["rule"]["clean_loss"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{record} is damaged: delete it, it is then written anew.") from error
+    if before != rule.clean_loss:
+        raise UserError(
+            f"{folder} holds points chosen with choose.clean_loss {before:g}, got {rule.clean_loss:g}: the "
+            "targets may have been seen since; keep the rule, or name another --out."
+        )
 
 
 def asdict_rule(rule: Choose) -> dict[str, Any]:

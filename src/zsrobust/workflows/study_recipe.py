@@ -152,6 +152,11 @@ class Study(Part):
                 raise unknown_name(f"axis for figure.{key}", name, known)
         if self.figure.x is not None and self.figure.x == self.figure.series:
             raise UserError(f"figure.x and figure.series are both {self.figure.x!r}.")
+        drawn = self.figure.x or known[0]
+        if self.figure.scale == "log" and min(self.positions_of(drawn) or [1.0]) <= 0:
+            raise UserError(
+                f"figure.scale is log, but axis {drawn!r} has a place at 0 or below: use linear."
+            )
         if mixes and (self.figure.x is not None or self.figure.series == mixes[0].name):
             raise UserError(
                 "a study with a mix axis draws its curve of clean against robust: leave figure.x out."
