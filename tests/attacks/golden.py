@@ -1,12 +1,15 @@
 """The golden outcomes: small networks, their images, and what the reference AutoAttack did to each image.
 
 They lie in the folder named by ZSROBUST_GOLDEN; its README says how they were made.
+`benchmarks/golden.py` prints the whole comparison.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,10 +20,25 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional
 
+from zsrobust import attacks
 from zsrobust.threat import Threat
 
 TIE = 1e-5
 """Margins below this are ties: two implementations may disagree on them."""
+
+# The reference's name -> ours. Its PGD is an own loop: step 2.5 eps / steps, the last iterate counts.
+ATTACKS = {
+    "pgd10": "pgd-10:step={step}:judge=last",
+    "pgd50": "pgd-50:step={step}:judge=last",
+    "apgd-ce": "apgd-ce",
+    "apgd-dlr": "apgd-dlr",
+    "apgd-t": "apgd-t",
+    "fab": "fab",
+    "fab-t": "fab-t",
+    "square": "square",
+    "pair": "autoattack-fare",
+    "standard": "autoattack",
+}
 
 
 @dataclass(frozen=True)
@@ -133,3 +151,107 @@ class _Vit(_Normalised):
             )
             x = x + functional.linear(hidden, *self.of(f"blocks.{n}.fc2"))
         return functional.linear(self.norm(x, "ln").mean(1), *self.of("fc"))
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One attack on one network: ours over some seeds against the reference's."""
+
+    case: str
+    attack: str
+    images: int
+    clean_correct: int
+    reference: list[float]
+    """Robust accuracy in per cent of all images, one a seed."""
+    ours: list[float]
+    differ: int
+    """Samples on which the majorities over seeds differ, ties left out."""
+    between_seeds: int
+    """Most samples on which two seeds of the reference differ."""
+
+    @property
+    def too_weak(self) -> float:
+        """Points by which ours lies above the reference's mean beyond what is allowed; 0 or less is good."""
+        images = 2 if self.attack == "square" else 1
+        allowed = max(1.0, 100 * images / self.images)
+        return _mean(self.ours) - _mean(self.reference) - allowed
+
+    @property
+    def differ_allowed(self) -> float | None:
+        """Samples that may differ: APGD's rule, FAB's 3%; None where draws decide (Square, PGD, ensembles)."""
+        if self.attack.startswith("apgd"):
+            return max(1.0, self.between_seeds, 0.03 * self.clean_correct)
+        return 0.03 * self.clean_correct if self.attack.startswith("fab") else None
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)
+
+
+def _majority(runs: Sequence[Sequence[bool]]) -> list[bool]:
+    return [2 * sum(column) > len(runs) for column in zip(*runs, strict=True)]
+
+
+def kinds(label: str) -> list[str]:
+    """Return the reference's attacks on a case, in the order of `ATTACKS`."""
+    run = {kind for row in reference(CASES[label]) for kind in row["attacks"]}
+    return [kind for kind in ATTACKS if kind in run]
+
+
+def compare(label: str, kind: str, seeds: Sequence[int], count: int | None = None) -> Comparison:
+    """Attack a golden network as the reference did, and set the outcomes side by side.
+
+    Args:
+        label: of `CASES`.
+        kind: of `ATTACKS`.
+        seeds: ours.
+        count: the first so many images; None is all that the reference attacked.
+    """
+    case = CASES[label]
+    pixels, labels, ids = images(case, count)
+    rows = reference(case)[: len(ids)]
+    net = network(case.network)
+    name = ATTACKS[kind]
+    if kind.startswith("pgd"):
+        name = name.format(step=2.5 * case.threat.eps / int(kind[3:]))
+    correct = [bool(row["clean_correct"]) for row in rows]
+    missing = {"broken": False, "margin": 1.0}
+    theirs, ties = [], set()
+    for seed in sorted({seed for row in rows for seed in row["attacks"].get(kind, {})}):
+        outcomes = [row["attacks"].get(kind, {}).get(seed, missing) for row in rows]
+        theirs.append([bool(outcome["broken"]) for outcome in outcomes])
+        ties |= {i for i, outcome in enumerate(outcomes) if abs(outcome["margin"]) < TIE}
+    mine = []
+    for seed in seeds:
+        found = attacks.run(
+            net,
+            pixels,
+            labels,
+            attack=name,
+            norm=case.threat.norm,
+            eps=case.threat.eps,
+            ids=ids,
+            seed=seed,
+        )
+        assert [outcome.clean_correct for outcome in found] == correct
+        mine.append([outcome.broken for outcome in found])
+        ties |= {i for i, outcome in enumerate(found) if abs(outcome.margin) < TIE}
+
+    def robust(run: Sequence[bool]) -> float:
+        stayed = sum(c and not broken for c, broken in zip(correct, run, strict=True))
+        return 100 * stayed / len(run)
+
+    pairs = zip(_majority(mine), _majority(theirs), strict=True)
+    between = [
+        sum(a != b for a, b in zip(x, y, strict=True)) for x, y in itertools.combinations(theirs, 2)
+    ]
+    return Comparison(
+        label,
+        kind,
+        len(ids),
+        sum(correct),
+        [robust(run) for run in theirs],
+        [robust(run) for run in mine],
+        sum(a != b and i not in ties for i, (a, b) in enumerate(pairs)),
+        max(between, default=0),
+    )

@@ -45,7 +45,7 @@ def test_autoattack_is_the_standard_one_with_its_budgets():
     assert [members[1]["targets"], members[2]["targets"]] == [9, 9]
     assert members[1]["loss"] == "dlr"
     assert "fallbacks" not in settings
-    assert queries(settings) == 101 + 9 * 101 + 9 * 201 + 5001
+    assert queries(settings) == 101 + 9 * 101 + 9 * 200 + 5001
 
 
 def test_the_other_ensembles():

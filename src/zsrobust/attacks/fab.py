@@ -1,12 +1,12 @@
 """FAB: the fast adaptive boundary attack, which looks for the nearest misclassified image.
 
 Source: Croce and Hein, "Minimally distorted adversarial examples with a fast adaptive boundary
-attack", ICML 2020, arXiv 1907.02044: algorithm 1, box-constrained projections of section 3.1; the targeted
-version is that of "Reliable evaluation of adversarial robustness with an ensemble of diverse
+attack", ICML 2020, arXiv 1907.02044: algorithm 1, and its projection on a hyperplane with box constraints;
+the targeted version is that of "Reliable evaluation of adversarial robustness with an ensemble of diverse
 parameter-free attacks", ICML 2020, arXiv 2003.01690.
 
-Letters: S slots, T targets, K classes (text groups), D = 3 H W pixels; x the current point, x0 the clean
-image; x1 and x0 as in the paper's algorithm.
+Letters: S slots, T targets, K classes (text groups), D = 3 H W pixel values; x1 the current point, x0 the
+clean image.
 """
 
 from __future__ import annotations
@@ -82,10 +82,10 @@ def to_hyperplane(points: Tensor, normal: Tensor, value: Tensor, norm: Norm) -> 
 class Fab:
     """FAB as a state machine for the engine; targeted, or untargeted for up to 10 classes.
 
-    One iteration linearises the decision boundary at x (untargeted: that of the class whose linearised
-    boundary is nearest), projects x and x0 onto it within the box, overshoots by eta, and mixes the two
+    One iteration linearises the decision boundary at x1 (untargeted: that of the class whose linearised
+    boundary is nearest), projects x1 and x0 onto it within the box, overshoots by eta, and mixes the two
     with a bias towards x0. Where the new point is misclassified, the next iteration starts from a point on
-    the way back, x0 + beta (x - x0).
+    the way back, x0 + beta (x1 - x0).
 
     Queries: the start, then one a new point, and one more for the point on the way back after each hit but
     that of the last iteration: 1 + steps to 2 steps a run, a run being one restart on one target. Where
@@ -103,7 +103,7 @@ class Fab:
       that the engine takes at a hit is not used.
     - It discards distances above eps strictly, computed in float32. Here the engine's membership rule holds.
     - The projections solve for the multiplier by Newton's method, not by sorting, and take the value of the
-      linear function at x0 as value(x) + normal . (x0 - x), not as a difference of two large products.
+      linear function at x0 as value(x1) + normal . (x0 - x1), not as a difference of two large products.
       For l2 its projection leaves out coordinates with a gradient below 1e-8; here none.
     - Untargeted, it takes K gradients and subtracts that of the true class; here K - 1 gradients of
       differences. More than 10 classes are refused.

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from zsrobust.attacks.fab import MOST_CLASSES
 from zsrobust.errors import UserError, unknown_name
 from zsrobust.threat import Threat, parse_step
 
@@ -20,8 +21,6 @@ if TYPE_CHECKING:
 
 _JUDGES = ("every", "last", "none")
 _COUNT = "1 to 999999"
-UNTARGETED_FAB_CLASSES = 10
-"""Untargeted FAB takes a gradient a class: beyond so many classes targeted FAB is the one to use."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -259,7 +258,7 @@ def queries(settings: dict[str, Any]) -> int:
     else:
         runs = int(settings.get("restarts", 1)) * int(settings.get("targets") or 1)
         steps = int(settings.get("steps", settings.get("queries", 1)))
-        each = {"fab": 2 * steps + 1, "cw-l2": steps * int(settings.get("search_steps", 1))}
+        each = {"fab": 2 * steps, "cw-l2": steps * int(settings.get("search_steps", 1))}
         looks = runs * each.get(settings["algorithm"], steps + 1)
     return looks * int(settings.get("eot", 1))
 
@@ -390,9 +389,9 @@ def _build(
             said.append(f"{stem} has the margin loss in place of DLR with {classes} classes")
         if "targets" in entry.options:
             settings["targets"] = min(settings.get("targets", 9), classes - 1)
-        if stem == "fab" and classes > UNTARGETED_FAB_CLASSES:
+        if stem == "fab" and classes > MOST_CLASSES:
             raise UserError(
-                f"attack {name!r} takes a gradient a class, for up to {UNTARGETED_FAB_CLASSES} classes; the "
+                f"attack {name!r} takes a gradient a class, for up to {MOST_CLASSES} classes; the "
                 f"model has {classes}: use fab-t."
             )
     kind: Callable[..., Attack] = getattr(
