@@ -58,7 +58,7 @@ def test_a_best_value_at_an_end_extends_the_grid_by_one(monkeypatch, tmp_path, b
     """At the grid's own ratio; the record holds grid, scores and reason."""
     asked = []
 
-    def score(recipe, rate, *_):
+    def score(recipe, rate, **_):
         asked.append(rate)
         return scores(60 if rate == best else 10)
 
@@ -83,7 +83,7 @@ def test_the_grid_is_extended_where_the_best_lies_at_an_end_though_a_tied_rate_i
     known = {1e-4: scores(5), 3e-4: scores(28, 0.9), 9e-4: scores(30, 0.5), 2.7e-3: scores(9, 0.9)}
     asked = []
 
-    def score(recipe, rate, *_):
+    def score(recipe, rate, **_):
         asked.append(rate)
         return next(s for r, s in known.items() if r == pytest.approx(rate))
 
@@ -128,7 +128,7 @@ def test_a_real_grid_runs_on_held_out_source_images_alone(
 
 
 def test_rates_of_adv_are_scored_with_the_head_that_each_trained(
-    tmp_path, tiny_clip_folder, tiny_set_folder
+    tmp_path, tiny_clip_folder, tiny_set_folder, monkeypatch
 ):
     """The record's accuracies are those of each run's stored head, not of the class texts."""
     import torch
@@ -165,6 +165,14 @@ def test_rates_of_adv_are_scored_with_the_head_that_each_trained(
         assert row["scored_by"] == "head"
         assert row["clean"] == pytest.approx(float(right))
         assert row["text_clean"] != row["clean"]
+    # The same runs by the texts, as a zero-shot model is used: kept beside.
+    monkeypatch.setattr("zsrobust.training.loop._train", lambda *_: pytest.fail("trained again"))
+    tune(recipe, [1e-4, 1e-3], images=40, out=tmp_path, by_texts=True)
+    texts = json.loads((tmp_path / "choice-texts.json").read_text())
+    for row, by_head in zip(texts["grid"], record["grid"], strict=True):
+        assert row["scored_by"] == "texts"
+        assert row["clean"] == pytest.approx(by_head["text_clean"])
+    assert tune(recipe, [1e-4, 1e-3], images=40, out=tmp_path).scores == choice.scores
 
 
 def test_by_clean_accuracy_the_attack_decides_nothing():

@@ -18,6 +18,9 @@ def command(
         int | None, typer.Option(help="First N source images. [the recipe's limit]")
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Folder of the grid. [runs/tune/RECIPE]")] = None,
+    by_texts: Annotated[
+        bool, typer.Option("--by-texts", help="Score by class texts, not by a trained head.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     """Choose a learning rate by robust accuracy on held-out source images; no target is opened."""
@@ -32,7 +35,9 @@ def command(
     from zsrobust.workflows.tune import tune
 
     folder = Path("runs") / "tune" / loaded.name if out is None else out
-    choice = tune(loaded, rates, images=images, out=folder, progress=on_terminal())
+    choice = tune(
+        loaded, rates, images=images, out=folder, by_texts=by_texts, progress=on_terminal()
+    )
     result = choice.to_json(loaded)
     if as_json:
         print_json(result)
@@ -45,4 +50,4 @@ def command(
             f"{row['true_probability']:12.4f}{mark}"
         )
     typer.echo(choice.reason)
-    say(f"kept in {folder}/choice.json; use it as optimiser.lr={choice.rate:.3g}")
+    say(f"kept in {choice.file}; use it as optimiser.lr={choice.rate:.3g}")

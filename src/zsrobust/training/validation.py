@@ -194,6 +194,8 @@ def validate(
     if settings is None:
         raise UserError("the recipe has no validation block: add one with set, split and limit.")
     scored_by = objective_class(recipe.objective.name).scored_by
+    if head is None and scored_by in ("head", "dictionary"):
+        scored_by = "texts"  # so asked
     device = clip.device if fabric is None else fabric.device
     texts = ZeroShotClassifier.from_texts(clip, names, source.templates).to(device)
     classifier = texts if head is None else head.to(device)

@@ -39,6 +39,8 @@ class Choice:
     scores: dict[float, Scores]
     images: int | None
     """How many source images each rate was trained on; null is all of them."""
+    file: Path
+    """Where it is kept."""
 
     def to_json(self, recipe: Recipe) -> dict[str, Any]:
         """Return grid, scores and choice, to be committed before any target is evaluated."""
@@ -62,6 +64,7 @@ def tune(
     *,
     images: int | None,
     out: str | Path,
+    by_texts: bool = False,
     progress: bool = False,
 ) -> Choice:
     """Run the grid and return the choice; resumable, a rate that is done is not run again.
@@ -70,7 +73,9 @@ def tune(
         recipe: everything but the rate; its `evaluate:` block is not used.
         rates: the grid, at least two different rates > 0, ascending or not.
         images: the first N images of the source's fixed order; None takes the recipe's limit.
-        out: folder of the grid's runs and of `choice.json`.
+        out: folder of the grid's runs and of `choice.json` (`choice-texts.json` if `by_texts`).
+        by_texts: score by the class texts, as a zero-shot model is used, also where the objective trains a
+            head or a dictionary: what it would choose that never looks at the head.
         progress: draw progress bars on the terminal.
 
     Raises:
@@ -87,17 +92,25 @@ def tune(
         raise UserError(f"the grid needs at least two different rates > 0, got {rates}.")
     folder = Path(out)
     open_held_out(recipe, open_source(recipe))  # a mistake in it must not show after the first rate
-    scores = {rate: _score(recipe, rate, images, folder, progress) for rate in grid}
+
+    def score(rate: float) -> Scores:
+        return _score(
+            recipe, rate, images=images, folder=folder, by_texts=by_texts, progress=progress
+        )
+
+    scores = {rate: score(rate) for rate in grid}
     by = recipe.chosen_by
     rate, reason = choose(scores, by)
     best = _best(scores, by)
     if best in (grid[0], grid[-1]):
         beyond = _beyond(grid, best)
-        scores[beyond] = _score(recipe, beyond, images, folder, progress)
+        scores[beyond] = score(beyond)
         rate, again = choose(scores, by)
         reason = f"the grid was extended to {beyond:.3g}; {again}"
-    choice = Choice(rate, reason, scores, recipe.source.limit if images is None else images)
-    write_json(folder / "choice.json", choice.to_json(recipe))
+    file = folder / ("choice-texts.json" if by_texts else "choice.json")
+    used = recipe.source.limit if images is None else images
+    choice = Choice(rate, reason, scores, used, file)
+    write_json(file, choice.to_json(recipe))
     return choice
 
 
@@ -156,7 +169,15 @@ def _beyond(grid: list[float], rate: float) -> float:
     return float(f"{grid[-1] * grid[-1] / grid[-2]:.1e}")
 
 
-def _score(recipe: Recipe, rate: float, images: int | None, folder: Path, progress: bool) -> Scores:
+def _score(
+    recipe: Recipe,
+    rate: float,
+    *,
+    images: int | None,
+    folder: Path,
+    by_texts: bool,
+    progress: bool,
+) -> Scores:
     data = recipe.model_dump(mode="json")
     data["optimiser"]["lr"] = rate
     data["evaluate"] = None
@@ -167,13 +188,16 @@ def _score(recipe: Recipe, rate: float, images: int | None, folder: Path, progre
     one = parse_recipe(data)
     run = harden(one, folder / f"lr-{rate:.3g}", progress=progress)
 
+    heads = objective_class(one.objective.name).scored_by in ("head", "dictionary")
+
     def score() -> Scores:
         clip = load_clip(run.spec, training_device(one.device, "tuning"))
         head = None
-        if objective_class(one.objective.name).scored_by in ("head", "dictionary"):
+        if heads and not by_texts:
             head = HeadClassifier.from_file(clip.image_encoder(), run.model / HEAD_NAME)
         return validate(one, clip, open_source(one), None, head)
 
     # The run goes on under another validation block, which trains nothing: scores do not.
     asked = one.determining() | {"validation": data["validation"]}
-    return kept_scores(run.folder / "scores.json", asked, score)
+    name = "scores-texts.json" if heads and by_texts else "scores.json"
+    return kept_scores(run.folder / name, asked, score)
