@@ -19,6 +19,7 @@ PUBLIC = [
     "UserError",
     "ZeroShotClassifier",
     "ZsRobustError",
+    "attack_images",
     "attacks",
     "evaluate",
     "harden",

@@ -19,6 +19,7 @@ __all__ = [
     "UserError",
     "ZeroShotClassifier",
     "ZsRobustError",
+    "attack_images",
     "attacks",
     "evaluate",
     "harden",
@@ -40,6 +41,7 @@ _HOME = {
     "harden": "training",
     "load_recipe": "training",
     "evaluate": "evaluation",
+    "attack_images": "workflows.attack_images",
     "Threat": "threat",
     "EnvironmentFault": "errors",
     "UserError": "errors",
@@ -54,6 +56,7 @@ if TYPE_CHECKING:
     from zsrobust.models import Clip, HeadClassifier, ZeroShotClassifier, interpolate, load_clip
     from zsrobust.threat import Threat
     from zsrobust.training import Recipe, Run, harden, load_recipe
+    from zsrobust.workflows.attack_images import attack_images
 
 
 def __getattr__(name: str) -> Any:

@@ -14,6 +14,7 @@ from typing import Annotated, Any
 import typer
 
 from zsrobust.cli import (
+    attack,
     convert,
     data,
     demo,
@@ -46,6 +47,9 @@ app.command(
 )(demo.command)
 app.command("harden", help="Run one hardening; the same command resumes.")(harden.command)
 app.command("eval", help="Measure clean and robust accuracy, resumably.")(evaluate.command)
+app.command(
+    "attack", help="Write adversarial images of pictures, and judge the saved files again."
+)(attack.command)
 app.command("tune", help="Choose a learning rate on held-out source images.")(tune.command)
 app.command("study", help="Run a grid of hardenings, measure and draw it, resumably.")(
     study.command

@@ -48,12 +48,13 @@ def _rows(what: str) -> list[tuple[str, str]]:
 
         return [(name, about) for name, (_, _, about) in ADAPTATIONS.items()]
     if what == "recipes":
-        from zsrobust.training.recipe import load_recipe, recipe_names
-        from zsrobust.workflows.pretrain_recipe import load_pretrain_recipe, pretrain_recipe_names
+        from zsrobust.training.recipe import read_recipe, recipe_names
+        from zsrobust.workflows.pretrain_recipe import pretrain_recipe_names
         from zsrobust.workflows.study_recipe import read_study, study_names
 
-        hardening = [(name, load_recipe(name).title) for name in recipe_names()]
-        made = [(name, load_pretrain_recipe(name).title) for name in pretrain_recipe_names()]
+        # As the mappings that they are: a recipe that is checked brings in its adaptation, and torch.
+        hardening = [(name, read_recipe(name)["title"]) for name in recipe_names()]
+        made = [(name, read_recipe(name)["title"]) for name in pretrain_recipe_names()]
         studies = [(name, read_study(name, []).title) for name in study_names()]
         return (
             [(name, f"(pretrain) {title}") for name, title in made]
