@@ -492,7 +492,7 @@ def test_a_damaged_picture_in_the_middle_costs_nothing_that_was_done(
     zs, model, tiny_set_folder, tmp_path, monkeypatch
 ):
     """What was measured before it stays in the cells; mended, the same command goes on behind it."""
-    module = importlib.import_module("zsrobust.evaluation.evaluate")  # its function has its name
+    module = importlib.import_module("zsrobust.evaluation.measure")
     shutil.copytree(tiny_set_folder / "val", tmp_path / "birds")
     opened = data.open_set("folder:birds")
     order = [opened.ids[i] for i in opened.order()]
@@ -507,13 +507,13 @@ def test_a_damaged_picture_in_the_middle_costs_nothing_that_was_done(
 
     file.write_bytes(whole)
     measured: list[str] = []
-    real = module._clean_pass
+    real = module.Case.unattacked
 
-    def counting(classifier: Any, groups: Any, names: list[str], *rest: Any) -> Any:
+    def counting(case: Any, names: list[str], *rest: Any) -> Any:
         measured.extend(names)
-        return real(classifier, groups, names, *rest)
+        return real(case, names, *rest)
 
-    monkeypatch.setattr(module, "_clean_pass", counting)
+    monkeypatch.setattr(module.Case, "unattacked", counting)
     found = zs(*command)
     assert found.code == 0, found.err
     assert measured == order[8:]

@@ -30,6 +30,7 @@ from zsrobust.preprocess import to_unit
 
 # The module: its name in the package stands for the function.
 module = importlib.import_module("zsrobust.evaluation.evaluate")
+measuring = importlib.import_module("zsrobust.evaluation.measure")
 
 ATTACKS = ["clean", "pgd-2", "cw-margin-2"]
 EPS = "2/255"
@@ -68,7 +69,11 @@ def forbid(*_: Any, **__: Any) -> Any:
 def spy(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     """Count what is computed: samples that enter each attack, and shapes that the classifier sees."""
     seen = SimpleNamespace(attacked=Counter(), clean=0, shapes=Counter())
-    attack, clean, forward = module.attack_chunks, module._clean_pass, ZeroShotClassifier.forward
+    attack, clean, forward = (
+        measuring.attack_chunks,
+        measuring.Case.unattacked,
+        ZeroShotClassifier.forward,
+    )
 
     def attack_chunks(model, chunks, plan, **options):
         for outcome in attack(model, chunks, plan, **options):
@@ -84,8 +89,8 @@ def spy(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
         seen.shapes[tuple(images.shape[1:])] += 1
         return forward(self, images)
 
-    monkeypatch.setattr(module, "attack_chunks", attack_chunks)
-    monkeypatch.setattr(module, "_clean_pass", clean_pass)
+    monkeypatch.setattr(measuring, "attack_chunks", attack_chunks)
+    monkeypatch.setattr(measuring.Case, "unattacked", clean_pass)
     monkeypatch.setattr(ZeroShotClassifier, "forward", look)
     return seen
 
@@ -195,8 +200,8 @@ def test_what_is_there_is_not_computed_again(
 ):
     """No attack, no clean pass, no model call, no new line: the second call only reads."""
     before = {path: path.read_bytes() for path in results.rglob("*") if path.is_file()}
-    monkeypatch.setattr(module, "attack_chunks", forbid)
-    monkeypatch.setattr(module, "_clean_pass", forbid)
+    monkeypatch.setattr(measuring, "attack_chunks", forbid)
+    monkeypatch.setattr(measuring.Case, "unattacked", forbid)
     table = evaluate([tiny_clip], f"folder:{sorted_set}", ATTACKS, EPS, out=results)
     assert table.to_json() == measured[0].to_json()
     assert not spy.shapes
@@ -254,7 +259,7 @@ def test_a_torn_file_is_completed_to_the_same_records(
 
 def test_an_interrupt_keeps_what_was_finished(tiny_clip, sorted_set, tmp_path, monkeypatch, spy):
     """Ctrl-C after 30 outcomes: they are in the file, and the next call does the other 30."""
-    attack = module.attack_chunks
+    attack = measuring.attack_chunks
 
     def interrupted(*arguments: Any, **options: Any) -> Any:
         for count, outcome in enumerate(attack(*arguments, **options)):
@@ -263,7 +268,7 @@ def test_an_interrupt_keeps_what_was_finished(tiny_clip, sorted_set, tmp_path, m
             yield outcome
 
     with monkeypatch.context() as patch:
-        patch.setattr(module, "attack_chunks", interrupted)
+        patch.setattr(measuring, "attack_chunks", interrupted)
         with pytest.raises(KeyboardInterrupt):
             evaluate([tiny_clip], f"folder:{sorted_set}", ["pgd-2"], EPS, out=tmp_path)
     assert len(lines(folders(tmp_path)["pgd-2"])) == 30
@@ -429,7 +434,7 @@ def test_the_number_of_slots_changes_rounding_alone(
 
 def test_clean_alone_needs_no_attack_and_no_eps(tiny_clip, sorted_set, tmp_path, monkeypatch):
     """One row without a threat, one cell, no attack run."""
-    monkeypatch.setattr(module, "attack_chunks", forbid)
+    monkeypatch.setattr(measuring, "attack_chunks", forbid)
     settings: dict[str, Any] = {"sets": f"folder:{sorted_set}", "out": tmp_path}
     table = evaluate([tiny_clip], attacks=["clean"], eps=["1/255", "2/255"], **settings)
     (row,) = table.rows

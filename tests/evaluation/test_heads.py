@@ -86,7 +86,7 @@ def test_what_a_head_cannot_be_measured_on_is_refused_first(
 ):
     """Other classes, a model without a head, templates; before anything is measured."""
     module = importlib.import_module("zsrobust.evaluation.evaluate")
-    monkeypatch.setattr(module, "_measure", lambda *_, **__: pytest.fail("measured"))
+    monkeypatch.setattr(module, "measure", lambda *_, **__: pytest.fail("measured"))
     val = f"folder:{tiny_set_folder}/val"
     with pytest.raises(UserError, match="'other-set' has other classes than the head of run:"):
         measured(run, [val, f"folder:{other_set_folder}"], head=True)

@@ -15,7 +15,7 @@ from zsrobust.cli import main
 
 from ..processes import hearing_ctrl_c, run
 
-module = importlib.import_module("zsrobust.evaluation.evaluate")
+module = importlib.import_module("zsrobust.evaluation.measure")
 
 NAMES = ("clean", "pgd-5", "cw-margin-5")
 

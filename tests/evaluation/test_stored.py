@@ -18,7 +18,7 @@ from zsrobust.evaluation.stored import read_table
 from zsrobust.models import load_clip
 
 # The module: its name in the package stands for the function.
-evaluation = importlib.import_module("zsrobust.evaluation.evaluate")
+measuring = importlib.import_module("zsrobust.evaluation.measure")
 
 ATTACKS = ["pgd-3", "cw-margin-2"]
 
@@ -160,7 +160,7 @@ def test_a_stopped_evaluation_is_reported_once_it_has_gone_on(
     specs, sorted_set, tmp_path, monkeypatch
 ):
     """Stopped in the second model's attack after ten outcomes: nothing; then the evaluation's own numbers."""
-    attack, given = evaluation.attack_chunks, {"eps": "4/255", "attacks": ["pgd-3"], "slots": 5}
+    attack, given = measuring.attack_chunks, {"eps": "4/255", "attacks": ["pgd-3"], "slots": 5}
 
     def stops(*arguments: Any, **options: Any) -> Any:
         for count, outcome in enumerate(attack(*arguments, **options)):
@@ -170,7 +170,7 @@ def test_a_stopped_evaluation_is_reported_once_it_has_gone_on(
 
     measure(specs[:1], sorted_set, tmp_path, **given)
     with monkeypatch.context() as patch:
-        patch.setattr(evaluation, "attack_chunks", stops)
+        patch.setattr(measuring, "attack_chunks", stops)
         with pytest.raises(KeyboardInterrupt):
             measure(specs, sorted_set, tmp_path, **given)
     with pytest.raises(UserError, match=r"nothing to report: .* \(10 to 20 samples\)"):

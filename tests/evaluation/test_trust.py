@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from zsrobust.attacks import plan
+from zsrobust.evaluation.probes import Gradient, Probe, Scaled
 from zsrobust.evaluation.table import EvaluationTable, Row
-from zsrobust.evaluation.trust import ABOUT, Flag
+from zsrobust.evaluation.trust import ABOUT, FROM_PROBES, Flag, ball
 from zsrobust.threat import Threat
 
 EPS = 1 / 255
@@ -20,12 +24,16 @@ def row(
     eps: float = EPS,
     wrong: int = 0,
     settings: dict[str, dict[str, Any]] | None = None,
+    by: dict[str, list[str | None]] | None = None,
+    classes: int = 10,
+    norm: str = "linf",
+    **rest: Any,
 ) -> Row:
     """A row whose samples are broken at these queries (None: not at all), `wrong` more being clean mistakes."""
     count = len(next(iter(steps.values()))) + wrong
     attacks = {name: [*found, *[None] * wrong] for name, found in steps.items()}
     clean = [i < count - wrong for i in range(count)]
-    plans = {name: plan(name, Threat("linf", eps)).settings() for name in steps}
+    plans = {name: plan(name, Threat(norm, eps), classes).settings() for name in steps}
     return Row(
         model="m",
         image_set="s",
@@ -42,6 +50,9 @@ def row(
         },
         plans={name: {**plans[name], **(settings or {}).get(name, {})} for name in plans},
         steps=attacks,
+        by={name: [*found, *[None] * wrong] for name, found in (by or {}).items()},
+        norm=norm,
+        **rest,
     )
 
 
@@ -65,18 +76,52 @@ def test_few_samples_is_an_interval_wider_than_15_points():
     assert names(one_cell) == [("few-samples", "pgd-20")]
 
 
-@pytest.mark.parametrize("attack", ["pgd-9", "cw-margin-9", "pgd-20:step=1/255", "pgd-paper"])
+WEAK = ["pgd-9", "cw-margin-9", "pgd-20:step=1/255", "pgd-paper", "fgsm", "mi-fgsm-9", "apgd-ce-9"]
+WEAK += ["fab-t-9", "square"]
+
+
+@pytest.mark.parametrize("attack", WEAK)
 def test_weak_attack_alone_is_flagged(attack):
-    """Fewer than ten steps, or cross-entropy with a fixed step of at least eps."""
+    """Fewer than ten steps, cross-entropy with a fixed step of at least eps, or no gradient."""
     (flag,) = row({attack: [None] * 1000}).flags
     assert (flag.name, flag.column) == ("weak-attack", "robust")
     assert attack in flag.why
 
 
-@pytest.mark.parametrize("attack", ["pgd-10", "cw-margin-10", "cw-margin-20:step=1/255"])
+STRONG = ["pgd-10", "cw-margin-10", "cw-margin-20:step=1/255", "mi-fgsm-10", "apgd-ce-10", "fab-10"]
+STRONG += ["apgd-t", "autoattack", "autoattack-fare"]
+
+
+@pytest.mark.parametrize("attack", STRONG)
 def test_an_attack_that_is_not_weak_is_not_flagged(attack):
-    """Ten steps, or the margin loss with a large step."""
+    """Ten steps, the margin loss with a large step, or an ensemble with one such member."""
     assert names(row({attack: [None] * 1000})) == []
+
+
+def test_the_step_of_cw_l2_is_no_pixel_step():
+    """It is Adam's, 0.01 in another variable; the ball may be smaller."""
+    assert names(row({"cw-l2": [None] * 1000}, eps=0.005, norm="l2")) == []
+
+
+def test_an_ensemble_is_as_strong_as_its_strongest_member():
+    """Weak members alone are weak together, and each one's reason is told."""
+    held: list[int | None] = [None] * 1000
+    members = [plan(name, Threat("linf", EPS)).settings() for name in ("pgd-5", "square")]
+    (flag,) = row({"autoattack": held}, settings={"autoattack": {"members": members}}).flags
+    assert flag.name == "weak-attack"
+    assert (
+        flag.why == "autoattack has weak members alone (pgd-5 has 5 step(s), square is black-box)"
+    )
+    members.append(plan("apgd-t", Threat("linf", EPS)).settings())
+    assert names(row({"autoattack": held}, settings={"autoattack": {"members": members}})) == []
+
+
+def test_images_of_another_model_are_black_box():
+    """However strong the attack on the source was."""
+    found = row({"pgd-50": [None] * 1000}, settings={"pgd-50": {"source": "0123"}})
+    assert [(flag.name, flag.why) for flag in found.flags] == [
+        ("weak-attack", "pgd-50 is black-box")
+    ]
 
 
 def test_one_strong_attack_lifts_the_flag_of_the_union():
@@ -133,6 +178,110 @@ def test_each_attack_is_judged_on_its_own():
     assert names(both) == [("not-converged", "cw-margin-20")]
 
 
+@pytest.mark.parametrize(
+    ("attack", "query", "raised"),
+    [
+        ("fab-t", 181, True),  # of 100 iterations, 200 queries at most
+        ("fab-t", 180, False),
+        ("square", 4501, True),
+        ("square", 4500, False),
+        ("apgd-t", 91, True),
+        ("apgd-t", 90, False),
+    ],
+)
+def test_each_algorithm_counts_its_own_queries(attack, query, raised):
+    """A second query after a hit makes FAB's run twice its iterations; Square has queries for steps."""
+    found = row({attack: broken(20, 20, query), "pgd-20": broken(0, 0, 0, held=1020)})
+    assert (("not-converged", attack) in names(found)) == raised
+
+
+def test_a_member_of_an_ensemble_is_judged_by_what_it_broke():
+    """Step 95 is late for APGD's 100, and early for Square's 5,000."""
+    steps = [*[95] * 30, *[3] * 30, *[None] * 1000]
+    for first, raised in (("apgd-ce", True), ("square", False)):
+        by = [*[first] * 30, *["apgd-t"] * 30, *[None] * 1000]
+        found = row({"autoattack": steps}, by={"autoattack": by})
+        late = [flag for flag in found.flags if flag.name == "not-converged"]
+        assert [flag.column for flag in late] == (["autoattack"] if raised else [])
+        if raised:
+            assert late[0].why == ("apgd-ce: 30 of 30 breaks fall in the last tenth of 100 steps")
+    few = [*["apgd-ce"] * 19, *["apgd-t"] * 41, *[None] * 1000]  # the 41 have 11 late ones, of 100
+    found = row({"autoattack": steps}, by={"autoattack": few})
+    assert "apgd-t: 11 of 41" in next(f.why for f in found.flags if f.name == "not-converged")
+    assert ("not-converged", "autoattack") not in names(row({"autoattack": steps}))
+
+
+@pytest.mark.parametrize(
+    ("won", "left", "raised"), [(3, 300, True), (3, 301, False), (2, 20, False)]
+)
+def test_black_box_wins_on_what_the_gradient_attacks_left(won, left, raised):
+    """At least 1% and at least 3 of them; two cells, or two members of one ensemble."""
+    pgd: list[int | None] = [*[0] * 500, *[None] * left]
+    square: list[int | None] = [*[7] * 500, *[7] * won, *[None] * (left - won)]
+    apart = row({"pgd-20": pgd, "square": square})
+    expected = [("black-box-wins", "robust")] if raised else []
+    assert names(apart) == expected
+    steps = [
+        first if first is not None else second for first, second in zip(pgd, square, strict=True)
+    ]
+    by = [*["apgd-ce"] * 500, *["square"] * won, *[None] * (left - won)]
+    inside = row({"autoattack": steps}, by={"autoattack": by})
+    assert names(inside) == expected
+    if raised:
+        why = f"square broke {won} of the {left} samples that the gradient attacks left"
+        assert [flag.why for one in (apart, inside) for flag in one.flags] == [why, why]
+
+
+def test_black_box_wins_counts_every_gradient_attack():
+    """What Square breaks in one cell and a gradient attack in another is no win; clean mistakes are none."""
+    held: list[int | None] = [None] * 900
+    square = row({"pgd-20": [*[None] * 50, *held], "square": [*[3] * 50, *held]}, wrong=50)
+    assert names(square) == [("black-box-wins", "robust")]
+    both = {
+        "pgd-20": [*[None] * 50, *held],
+        "square": [*[3] * 50, *held],
+        "apgd-t": [*[1] * 50, *held],
+    }
+    assert names(row(both, wrong=50)) == []
+    alone = row({"square": [*[3] * 50, *held]})
+    assert "black-box-wins" not in [flag.name for flag in alone.flags]
+
+
+def test_transfer_wins_as_a_black_box():
+    """Images of another model that break what the model's own gradient left."""
+    held: list[int | None] = [None] * 900
+    found = row(
+        {"pgd-20": [*[None] * 50, *held], "mi-fgsm": [None] * 950},
+        settings={"mi-fgsm": {"source": "0123"}},
+        by={"mi-fgsm": [*["transfer:mi-fgsm"] * 50, *held]},
+    )
+    found.robust["mi-fgsm"][:50] = [
+        False
+    ] * 50  # broken, at no step: the image as a whole is judged
+    (flag,) = found.flags
+    assert (flag.name, flag.column) == ("black-box-wins", "robust")
+    assert flag.why.startswith("transfer:mi-fgsm broke 50 of the 950")
+
+
+@pytest.mark.parametrize(
+    ("attack", "classes", "words"),
+    [
+        ("apgd-dlr", 2, "margin loss in place of DLR with 2 classes"),
+        ("apgd-t", 3, "margin loss in place of DLR with 3 classes"),
+        ("autoattack", 3, "apgd-t has the margin loss"),
+        ("autoattack-tecoa", 2, "apgd-dlr is left out with 2 classes"),
+        ("autoattack-fare", 2, "apgd-t is left out with 2 classes"),
+    ],
+)
+def test_fallback_loss_says_what_stands_in_or_is_left_out(attack, classes, words):
+    """In the words of the plan; with enough classes there is nothing to say."""
+    held: list[int | None] = [None] * 1000
+    (flag,) = row({attack: held}, classes=classes).flags
+    assert (flag.name, flag.column) == ("fallback-loss", attack)
+    assert words in flag.why
+    assert names(row({attack: held}, classes=4)) == []
+
+
 def test_without_settings_only_the_interval_is_judged():
     """A row made by hand knows no plans: what cannot be judged is not flagged."""
     by_hand = Row(
@@ -172,7 +321,155 @@ def test_a_flag_stands_beside_the_number_and_changes_none():
 
 def test_every_flag_is_explained():
     """What raises it, what it means, what to do."""
-    assert list(ABOUT) == ["few-samples", "weak-attack", "not-converged"]
+    assert len(ABOUT) == 11
+    assert set(ABOUT) > FROM_PROBES
     for about in ABOUT.values():
         assert all((about.raised_if, about.means, about.do))
     assert Flag("few-samples", "clean", "x").row()["column"] == "clean"
+
+
+def test_the_page_says_what_the_code_says():
+    """A section each, in the same order, with the same condition and meaning."""
+    page = (Path(__file__).parents[2] / "docs" / "trust.md").read_text("utf-8")
+    sections = dict(re.findall(r"^## ([a-z-]+)$(.*?)(?=^## |\Z)", page, re.MULTILINE | re.DOTALL))
+    assert list(sections) == list(ABOUT)
+    for name, about in ABOUT.items():
+        words = sections[name]
+        assert f"**Raised if** {about.raised_if}." in words
+        assert f"**Means**: {about.means[0].lower()}{about.means[1:]}" in words.replace("\n", " ")
+        assert "**Do**: " in words
+        assert f"| [{name}](#{name}) |" in page
+
+
+def probe(**changes: Any) -> Probe:
+    """What 64 probes of an honest model tell."""
+    honest: dict[str, Any] = {
+        "samples": tuple((str(i), 0, "0") for i in range(64)),
+        "device": "cpu",
+        "classes": 10,
+        "scale": 100.0,
+        "certain": 0,
+        "probabilities": 0,
+        "largest": 30.0,
+        "spread": 0.2,
+        "difference": 0.0,
+        "survivors": 3,
+        "gradients": {
+            name: Gradient(missing=False, zero=0, of=64)
+            for name in ("cross-entropy", "margin", "dlr", "targeted dlr")
+        },
+    }
+    return Probe(**{**honest, **changes})
+
+
+HELD: list[int | None] = [None] * 1000
+NONE = Gradient(missing=False, zero=0, of=64)
+ONE = Gradient(missing=False, zero=1, of=64)
+GONE = Gradient(missing=True, zero=64, of=64)
+
+
+@pytest.mark.parametrize(
+    ("attacks", "changes", "raised"),
+    [
+        (["pgd-20"], {}, []),
+        (["pgd-20", "square"], {"gradients": {"cross-entropy": GONE}}, [("no-gradient", "pgd-20")]),
+        (["pgd-20"], {"gradients": {"cross-entropy": ONE}}, [("zero-gradient", "pgd-20")]),
+        (["pgd-20"], {"gradients": {"cross-entropy": Gradient(False, 0, 64), "margin": ONE}}, []),
+        (["cw-margin-20"], {"gradients": {"cross-entropy": ONE, "margin": NONE}}, []),
+        (
+            ["fab-t"],
+            {"gradients": {"cross-entropy": NONE, "margin": ONE}},
+            [("zero-gradient", "fab-t")],
+        ),
+        (["apgd-t"], {"gradients": {"targeted dlr": ONE}}, [("zero-gradient", "apgd-t")]),
+        (["autoattack-tecoa"], {"gradients": {"cross-entropy": GONE, "dlr": NONE}}, []),
+        (
+            ["autoattack-tecoa"],
+            {"gradients": {"cross-entropy": GONE, "dlr": ONE}},
+            [("zero-gradient", "autoattack-tecoa")],
+        ),
+        (["autoattack-tecoa"], {"gradients": {"cross-entropy": GONE}}, []),  # DLR was not looked at
+        (
+            ["pgd-20"],
+            {"difference": 1e-9},
+            [("random-output", "clean"), ("random-output", "robust")],
+        ),
+        (["pgd-20"], {"difference": 1e-5, "device": "cuda"}, []),
+        (
+            ["pgd-20"],
+            {"difference": 1.1e-5, "device": "cuda"},
+            [("random-output", "clean"), ("random-output", "robust")],
+        ),
+        (["pgd-20", "square"], {"certain": 4}, [("saturated", "robust")]),
+        (["pgd-20"], {"certain": 3}, []),
+        (["pgd-20", "cw-margin-20"], {"certain": 64}, []),
+        (["pgd-20", "fab-t"], {"certain": 64}, []),
+        (["autoattack-fare"], {"certain": 64}, []),
+        (["apgd-ce"], {"probabilities": 64}, [("saturated", "robust")]),
+        (["apgd-ce"], {"probabilities": 63}, []),
+        (["pgd-20"], {"scale": 1.9}, [("flat-output", "robust")]),
+        (["pgd-20"], {"scale": 2.0}, []),
+        (["pgd-20"], {"largest": 1.0, "scale": None}, [("flat-output", "robust")]),
+        (["pgd-20"], {"largest": 1.01, "scale": None}, []),
+        (["pgd-20"], {"largest": 1.0, "classes": 2}, []),
+        (["pgd-20"], {"survivors": 4}, [("survives-all", "robust")]),
+        (["pgd-20"], {"survivors": None}, []),
+    ],
+)
+def test_what_the_probes_raise(attacks, changes, raised):
+    """At the threshold, and one short of it."""
+    assert names(row({name: HELD for name in attacks}, probe=probe(**changes))) == raised
+
+
+@pytest.mark.parametrize(
+    ("scaled", "spread", "raised"),
+    [
+        (Scaled(10, 3, 0, 64), 0.8, True),
+        (Scaled(10, 5, 2, 64), 0.8, True),
+        (Scaled(10, 5, 3, 64), 0.8, False),
+        (Scaled(10, 2, None, 64), 0.8, False),
+        (Scaled(10, 30, 0, 64), 0.79, False),
+        (None, 0.9, False),
+    ],
+)
+def test_a_factor_on_the_logits_that_helps_the_attack(scaled, spread, raised):
+    """By three probes net, where the softmax is nearly uniform; at the row's own norm and eps."""
+    told = probe(scaled={ball("linf", EPS): scaled}, spread=spread)
+    found = row({"pgd-20": HELD}, probe=told)
+    assert names(found) == ([("flat-output", "robust")] if raised else [])
+    assert names(row({"pgd-20": HELD}, eps=2 * EPS, probe=told)) == []
+    if raised:
+        assert "break 13 of 64 probes, not 10" in found.flags[0].why
+
+
+def test_clean_alone_is_judged_by_what_it_needs():
+    """Randomness moves a clean accuracy; gradients do not."""
+    told = probe(difference=0.1, survivors=64, certain=64, scale=1.0)
+    one = row({"pgd-20": HELD}, probe=told)
+    clean = Row(**{**vars(one), "robust": {}, "plans": {}, "steps": {}, "eps": None})
+    assert names(clean) == [("random-output", "clean")]
+
+
+def test_what_the_probes_tell_comes_back_from_its_file():
+    """As JSON and back; another version counts as none, damage is an error."""
+    told = probe(scaled={"linf 0.1": Scaled(1, 2, None, 64), "l2 1.0": None}, survivors=None)
+    content = json.loads(json.dumps(told.to_json()))
+    assert Probe.from_json(content) == told
+    assert Probe.from_json({**content, "version": 0}) is None
+    for damage in (
+        {"certain": "1"},
+        {"certain": -1},
+        {"largest": None},
+        {"samples": [["a", 0]]},
+        {"samples": []},
+        {"gradients": {"margin": {"zero": 1}}},
+        {"gradients": {"margin": {"missing": False, "zero": 0, "of": 0}}},
+        {"gradients": {"margin": {"missing": "no", "zero": 0, "of": 64}}},
+        {"scaled": {"linf 0.1": {"broken": 1, "gained": 2.5, "lost": None, "of": 64}}},
+        {"unknown": 1},
+    ):
+        with pytest.raises(ValueError, match="no probe"):
+            Probe.from_json({**content, **damage})
+    for nothing in (None, [], {}, "x"):
+        with pytest.raises(ValueError, match="no probe"):
+            Probe.from_json(nothing)

@@ -11,7 +11,7 @@ from PIL import Image
 
 from zsrobust import data
 from zsrobust.data.cards import card_names
-from zsrobust.evaluation.evaluate import plan_to_measure
+from zsrobust.evaluation.measure import plan_to_measure
 from zsrobust.models import load_clip
 from zsrobust.threat import Threat
 from zsrobust.training import harden, recipe_names

@@ -540,15 +540,21 @@ def _look(
 
 
 def _gradient(loss: Tensor, images: Tensor) -> Tensor:
-    """Return the gradient (S, 3, H, W) of a loss (S,), or (S, G, 3, H, W) of a loss (S, G)."""
-    if loss.dim() == 1:
-        return torch.autograd.grad(loss.sum(), images)[0]
-    columns = loss.shape[1]
-    grads = [
-        torch.autograd.grad(loss[:, g].sum(), images, retain_graph=g < columns - 1)[0]
-        for g in range(columns)
-    ]
-    return torch.stack(grads, dim=1)
+    """Return the gradient (S, 3, H, W) of a loss (S,), or (S, G, 3, H, W) of a loss (S, G).
+
+    Where the loss does not reach the images it is zero: the attack goes on, and the flag `no-gradient` says so.
+    """
+    columns = loss[:, None] if loss.dim() == 1 else loss
+    grads = []
+    for g in range(columns.shape[1]):
+        found = None
+        if loss.requires_grad:
+            keep = g < columns.shape[1] - 1
+            (found,) = torch.autograd.grad(
+                columns[:, g].sum(), images, retain_graph=keep, allow_unused=True
+            )
+        grads.append(torch.zeros_like(images) if found is None else found)
+    return grads[0] if loss.dim() == 1 else torch.stack(grads, dim=1)
 
 
 def _complete(
@@ -622,7 +628,7 @@ def run(
     """
     from zsrobust.attacks.names import plan as read_plan
 
-    names = _check_arguments(images, labels, ids, slots)
+    names = check_arguments(images, labels, ids, slots)
     labels = labels.to(torch.int64)  # uint8 would index as a mask
     if duplicates not in get_args(Duplicates):
         raise unknown_name("duplicates rule", str(duplicates), get_args(Duplicates))
@@ -665,9 +671,14 @@ def run(
     return [by_id[name] for name in names]
 
 
-def _check_arguments(
+def check_arguments(
     images: Tensor, labels: Tensor, ids: Sequence[str] | None, slots: int
 ) -> list[str]:
+    """Return the samples' ids; arguments as `run` takes them.
+
+    Raises:
+        UserError: if one does not fit.
+    """
     for what, given in (("images", images), ("labels", labels)):
         if not isinstance(given, Tensor):
             raise UserError(f"{what} must be a torch tensor, got {type(given).__name__}.")

@@ -45,6 +45,18 @@ def command(
     with_source: Annotated[
         bool, typer.Option("--with-source", help="The suite's source set too, outside the mean.")
     ] = False,
+    curve: Annotated[
+        bool, typer.Option("--curve", help="What a smaller eps broke is broken at the larger ones.")
+    ] = False,
+    screen: Annotated[
+        bool, typer.Option("--screen", help="Attack in bf16 first, judge again in full precision.")
+    ] = False,
+    compiled: Annotated[
+        bool, typer.Option("--compile", help="Run the classifier through torch.compile.")
+    ] = False,
+    source: Annotated[
+        str | None, typer.Option(help="Transfer: make the images on this model instead.")
+    ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, ...")] = "auto",
     slots: Annotated[int, typer.Option(help="Samples attacked side by side.")] = 64,
     workers: Annotated[int, typer.Option(help="Loading processes.")] = 0,
@@ -69,6 +81,7 @@ def command(
         if given is not None and given not in allowed:
             raise unknown_name(what, given, allowed)
     from zsrobust.evaluation.evaluate import evaluate
+    from zsrobust.evaluation.shards import Ranks
 
     table = evaluate(
         models,
@@ -86,12 +99,18 @@ def command(
         preprocess=preprocess,  # type: ignore[arg-type]
         head=head,
         with_source=with_source,
+        curve=curve,
+        screen=screen,
+        compile=compiled,
+        source=source,
         device=device,
         slots=slots,
         workers=workers,
         notify=say,
         progress=on_terminal(),
     )
+    if not Ranks.here().is_first:
+        return
     if as_json:
         print_json(table.to_json())
     elif as_markdown:

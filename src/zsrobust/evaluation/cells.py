@@ -9,6 +9,8 @@ it, so that a larger `--limit` adds to what is there. On disk a cell is a folder
         environments.jsonl    one line a start: versions, device, threads (outside the key only rounding may
                               differ); the role: the model's spec and place, whether the set was the source;
                               and what was asked for: how many samples, and a digest of them
+        probe.json            of the clean cell, once an attack was measured: what the first samples told of the
+                              model (probes.py), for the flags
 
 Outcomes are written as they are known, so what is broken early comes first: a cell that is not complete yet is
 no sample of the set. What was asked for stands beside the key so that a reader knows what complete means.
@@ -20,11 +22,12 @@ import hashlib
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from zsrobust.errors import UserError
+from zsrobust.evaluation.probes import Probe
 from zsrobust.files import JsonLines, read_json_lines, remove_partials, write_json
 from zsrobust.hashing import sha256_json
 
@@ -114,6 +117,10 @@ class Record:
         """Right on the clean image and not broken."""
         return self.clean and not self.broken
 
+    def as_known(self) -> Record:
+        """Return this record for a larger eps, where it holds without a call: no query of it was made there."""
+        return replace(self, step=None, step_within=None, queries=0)
+
     @property
     def query(self) -> int | None:
         """Number of the query that broke it, within its target or restart; None if none did."""
@@ -186,6 +193,11 @@ _RECORD_TYPES: dict[str, Any] = {
 }
 
 
+def _shards(folder: Path) -> list[Path]:
+    """Return what processes other than the first have written and nobody brought into the cell yet."""
+    return sorted(folder.glob("outcomes.*.jsonl"))
+
+
 def _digits(value: float) -> float:
     """Seven significant digits: all that float32 has."""
     return float(f"{value:.7g}") if math.isfinite(value) else 0.0
@@ -197,18 +209,23 @@ class Cell:
     Args:
         key: what the cell is.
         root: the folder of all results; None keeps the cell in memory.
+        rank: of this process among those that measure together; all but the first write a shard each, which
+            the first brings into the cell.
 
     Raises:
         UserError: if the folder holds a cell of another key under the same digits, or a damaged file.
     """
 
-    def __init__(self, key: CellKey, root: Path | None) -> None:
+    def __init__(self, key: CellKey, root: Path | None, rank: int = 0) -> None:
         self.key = key
+        self.rank = rank
         self.folder = None if root is None else root / "cells" / key.digest[:16]
         self.records: dict[str, Record] = {}
         self.starts: list[dict[str, Any]] = []
         """What was noted at each start: the machine; the role ("model", its "position" among those asked for,
         whether the set was "source"); what was asked for (`Asked`). Older cells lack role and asked."""
+        self.probe: Probe | None = None
+        """Of a clean cell, once an attack was measured."""
         self._lines: JsonLines | None = None
         if self.folder is not None and (self.folder / "cell.json").is_file():
             self._read(self.folder)
@@ -227,17 +244,44 @@ class Cell:
                 f"{folder}/cell.json does not belong to this cell: move the folder away, its samples are "
                 "then measured again."
             )
-        for number, row in enumerate(read_json_lines(folder / "outcomes.jsonl"), start=1):
+        for file in [folder / "outcomes.jsonl", *_shards(folder)]:
+            self._read_records(file)
+        self.starts = read_json_lines(folder / "environments.jsonl")
+        if (folder / "probe.json").is_file():
+            try:
+                self.probe = Probe.from_json(json.loads((folder / "probe.json").read_text("utf-8")))
+            except (ValueError, RecursionError) as error:
+                raise UserError(
+                    f"{folder}/probe.json is damaged: remove it; the flags that it is for are then not judged, "
+                    "until the next attack is measured."
+                ) from error
+
+    def _read_records(self, file: Path) -> None:
+        for number, row in enumerate(read_json_lines(file), start=1):
             try:
                 record = Record(**row)
                 record.check_types()
             except TypeError as error:
                 raise UserError(
-                    f"{folder}/outcomes.jsonl, line {number}: not a record as this version writes them "
-                    f"({error}); remove that line, its sample is then measured again."
+                    f"{file}, line {number}: not a record as this version writes them ({error}); remove that "
+                    "line, its sample is then measured again."
                 ) from error
             self.records[record.id] = record  # the last one of an id holds
-        self.starts = read_json_lines(folder / "environments.jsonl")
+
+    def merge_shards(self) -> None:
+        """Bring what other processes wrote into the cell; the first process alone does it, between two starts."""
+        shards = [] if self.folder is None or self.rank else _shards(self.folder)
+        for shard in shards:
+            self._read_records(shard)
+            with JsonLines(shard.with_name("outcomes.jsonl")) as lines:
+                for row in read_json_lines(shard):
+                    lines.append(row)
+            shard.unlink()
+
+    def read_again(self) -> None:
+        """Take in what other processes have written meanwhile."""
+        if self.folder is not None and (self.folder / "cell.json").is_file():
+            self._read(self.folder)
 
     @property
     def roles(self) -> list[dict[str, Any]]:
@@ -299,6 +343,9 @@ class Cell:
         self.starts.append(dict(start))
         if self.folder is None:
             return
+        if self.rank:
+            self._lines = JsonLines(self.folder / f"outcomes.{self.rank}.jsonl")
+            return
         described = {"key": self.key.digest, **self.key.content}
         remove_partials(self.folder)
         if not (self.folder / "cell.json").is_file():
@@ -312,7 +359,7 @@ class Cell:
         if asked in self.asked:
             return
         self.starts.append({"asked": asked.row()})
-        if self.folder is not None:
+        if self.folder is not None and not self.rank:
             with JsonLines(self.folder / "environments.jsonl") as lines:
                 lines.append({"asked": asked.row()})
 
@@ -321,6 +368,15 @@ class Cell:
         self.records[record.id] = record
         if self._lines is not None:
             self._lines.append(record.row())
+
+    def keep_probe(self, probe: Probe | None) -> None:
+        """Keep what the first samples told of the model; the cell has been begun before."""
+        if probe is None or probe == self.probe:
+            return
+        self.probe = probe
+        if self.folder is not None:
+            remove_partials(self.folder)
+            write_json(self.folder / "probe.json", probe.to_json())
 
     def end(self) -> None:
         """Close the file."""
@@ -340,6 +396,9 @@ def attacked_columns(
     return {
         "robust": {name: [record.robust for record in found] for name, found in records.items()},
         "steps": {name: [record.query for record in found] for name, found in records.items()},
+        "by": {name: [record.by for record in found] for name, found in records.items()},
         "plans": {name: dict(cell.key.content["attack"]) for name, cell in attacked.items()},
         "environments": environments,
+        "norm": next((cell.key.content["threat"]["norm"] for cell in attacked.values()), None),
+        "probe": clean.probe,
     }

@@ -1,88 +1,47 @@
 """Measure models on sets under attacks: cells that are missing are computed, all are put in one table.
 
-M, suite, attacks -> for each model and set: anchors from the class texts -> clean pass over what is missing ->
-the engine on each cell's missing samples, outcomes appended as they are known -> table.
+M, suite, attacks -> for each model and set `measure.py` completes the cells -> table.
 """
 
 from __future__ import annotations
 
 import contextlib
-import platform
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from numbers import Integral
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
 import torch
-from torch import Tensor
 
-from zsrobust import attacks as attack_table
 from zsrobust import data
 from zsrobust.attacks.engine import (
-    Chunk,
     Duplicates,
-    Groups,
-    attack_chunks,
-    check_finite,
-    evaluating,
-    full_precision,
-    judge_logits,
 )
-from zsrobust.attacks.outcome import Outcome
 from zsrobust.data import SetMissing
 from zsrobust.data.texts import preset_of
 from zsrobust.errors import UserError, unknown_name
-from zsrobust.evaluation.cells import Asked, Cell, Record, attacked_columns, cell_key
+from zsrobust.evaluation.measure import Case, Notify, Request, head_file, measure, plan_to_measure
+from zsrobust.evaluation.shards import Ranks
 from zsrobust.evaluation.table import EvaluationTable, Row
 from zsrobust.files import folder_lock
-from zsrobust.hashing import image_hash, sha256_json
-from zsrobust.machine import versions
+from zsrobust.hashing import sha256_json
 from zsrobust.models import (
     Clip,
     HeadClassifier,
-    ZeroShotClassifier,
     load_clip,
     parse_spec,
-    text_record,
 )
-from zsrobust.models.classifier import DEFAULT_TEMPLATES, PRECISIONS, render
+from zsrobust.models.classifier import PRECISIONS
 from zsrobust.models.interpolation import MixedClip, hardened_sources
-from zsrobust.models.load import HEAD_NAME, no_model_because
+from zsrobust.models.load import no_model_because
 from zsrobust.models.spec import CONFIG_NAME
-from zsrobust.preprocess import ImageRule, to_unit
+from zsrobust.preprocess import ImageRule
 from zsrobust.progress import progress_bar
 from zsrobust.threat import Norm, Resolution, Threat, parse_eps
 
 if TYPE_CHECKING:
-    from zsrobust.attacks import Plan
     from zsrobust.data import ImageSet, Suite
-
-# Clean logits are kept for the attacks that follow while they fit in this many bytes; else they are made again.
-_LOGITS_KEPT = 64 * 2**20
-
-Notify = Callable[[str], None]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Request:
-    """What `evaluate` was asked for, checked."""
-
-    attacks: list[str]
-    norm: Norm
-    eps: list[float]
-    limit: int | None
-    seed: int
-    duplicates: Duplicates
-    precision: str
-    resolution: Resolution | None
-    templates: list[str] | None
-    preprocess: ImageRule
-    head: bool
-    slots: int
-    workers: int
-    device: torch.device
 
 
 def evaluate(
@@ -102,6 +61,10 @@ def evaluate(
     preprocess: ImageRule = "model",
     head: bool = False,
     with_source: bool = False,
+    curve: bool = False,
+    screen: bool = False,
+    compile: bool = False,
+    source: str | Clip | None = None,
     device: str = "auto",
     slots: int = 64,
     workers: int = 0,
@@ -129,6 +92,13 @@ def evaluate(
         head: measure each model, a run, by the head or dictionary that it trained, on sets of the very
             classes that it was trained on; such rows are source, and enter no zero-shot mean.
         with_source: measure the suite's held-out source set too; it never enters the mean.
+        curve: take the radii in ascending order: what a smaller one broke is broken at the larger ones, and
+            costs no call there; it is part of the key.
+        screen: attack with the encoder in bf16 first, judge again in full precision, and attack in full what
+            survives (`attacks.engine.attack_chunks`).
+        compile: torch.compile the classifier; moves rounding alone.
+        source: transfer: make the images on this model, judge them on `models` (`attacks.transfer`); both get
+            the same class texts.
         device: "auto", "cpu", "cuda", ...
         slots: samples attacked side by side.
         workers: loading processes.
@@ -177,6 +147,20 @@ def evaluate(
         preset_of(templates)
         if head:
             raise UserError("a head has no class texts: leave the templates out, or head.")
+    if screen and precision == "bf16":
+        raise UserError(
+            "a screen is the encoder in bf16, which precision asks for already: leave one out."
+        )
+    if source is not None and (screen or head):
+        raise UserError(
+            f"source {spec_of(source)}: a transfer is judged once, by class texts: leave screen and head out."
+        )
+    ranks = Ranks.here()
+    told = notify if notify is not None and ranks.is_first else _silent
+    if ranks.count > 1 and out is None:
+        raise UserError("several processes meet in the folder of the cells: name --out.")
+    if ranks.count > 1 and str(chosen) == "cuda":
+        chosen = torch.device("cuda", ranks.local)
     request = Request(
         attacks=[name for name in dict.fromkeys(attacks) if name != "clean"],
         norm=norm,
@@ -189,6 +173,10 @@ def evaluate(
         templates=None if templates is None else list(templates),
         preprocess=preprocess,
         head=head,
+        curve=curve,
+        screen=screen,
+        compiled=compile,
+        source=None if source is None else spec_of(source),
         slots=slots,
         workers=workers,
         device=chosen,
@@ -202,7 +190,7 @@ def evaluate(
     for name in request.attacks:  # a mistake in the last name must not show after an hour
         plan_to_measure(name, Threat(norm, request.eps[0]))
     _check_models(models)
-    targets = open_suite(suite, notify)
+    targets = open_suite(suite, told)
     opened = [(image_set, False) for _, image_set in targets]
     if with_source:
         if suite.source is None:
@@ -228,41 +216,24 @@ def evaluate(
     table = EvaluationTable(suite=suite.name, request=_describe(request))
     root = None if out is None else Path(out)
     with contextlib.ExitStack() as stack:
-        if root is not None:
+        if root is not None and ranks.is_first:
             stack.enter_context(folder_lock(root))
-        bar = stack.enter_context(_progress(progress))
+        ranks.wait()  # the folder is ours
+        bar = stack.enter_context(_progress(progress and ranks.is_first))
+        made_on = None if source is None else clip_of(source).to(chosen)
         hashes: list[dict[str, str]] = [{} for _ in opened]
         for position, given in enumerate(models):
             clip = clip_of(given).to(chosen)
             for (image_set, is_source), title, stored in zip(opened, titles, hashes, strict=True):
-                rows = _measure(
-                    clip,
-                    image_set,
-                    request,
-                    root,
-                    stored,
-                    notify or _silent,
-                    bar,
-                    role={"model": spec_of(given), "position": position, "source": is_source},
+                case = Case(
+                    clip, image_set, request, root, stored, told, source=made_on, ranks=ranks
                 )
+                role = {"model": spec_of(given), "position": position, "source": is_source}
                 table.rows.extend(
-                    Row(
-                        model=spec_of(given),
-                        image_set=title,
-                        is_source=is_source,
-                        **row,
-                    )
-                    for row in rows
+                    Row(model=spec_of(given), image_set=title, is_source=is_source, **row)
+                    for row in measure(case, bar, role)
                 )
     return table
-
-
-def plan_to_measure(name: str, threat: Threat, classes: int | None = None) -> Plan:
-    """Read an attack as `attacks.plan` does; one that judges no query is refused, nothing could break."""
-    plan = attack_table.plan(name, threat, classes)
-    if plan.judge == "none":
-        raise UserError(f"attack {name!r} judges no query: nothing could break; leave judge out.")
-    return plan
 
 
 def open_to_measure(spec: str, split: str | None = None) -> ImageSet:
@@ -323,30 +294,14 @@ def _hardened_on(given: Any) -> list[dict[str, Any]]:
     return hardened_sources(spec.text)
 
 
-def _head_file(spec: str) -> Path:
-    """Return the file of a run's head.
-
-    Raises:
-        UserError: if the model is no run, or its objective trained no head.
-    """
-    parsed = parse_spec(spec)
-    file = None if parsed.folder is None else parsed.folder / "model" / HEAD_NAME
-    if parsed.kind != "run" or file is None or not file.is_file():
-        raise UserError(
-            f"{spec} has no head: only run:DIR of 'adv', 'linear' or 'coadv' keeps one; leave head out to "
-            "measure it by class texts."
-        )
-    return file
-
-
 def _check_head(given: Any, image_sets: list[ImageSet]) -> None:
     """Refuse sets of other classes than a head's.
 
     Raises:
-        UserError: for the first one, and as `_head_file`.
+        UserError: for the first one, and as `head_file`.
     """
     spec = spec_of(given)
-    known = HeadClassifier.from_file(torch.nn.Identity(), _head_file(spec)).classnames
+    known = HeadClassifier.from_file(torch.nn.Identity(), head_file(spec)).classnames
     for image_set in image_sets:
         if known is None or image_set.classnames != known:
             raise UserError(
@@ -421,207 +376,10 @@ def _describe(request: Request) -> dict[str, Any]:
         # Said only where it is not the rule, as in the cells' keys.
         **({} if request.preprocess == "model" else {"preprocess": request.preprocess}),
         **({"head": True} if request.head else {}),
+        **({"curve": True} if request.curve else {}),
+        **({"screen": "bf16"} if request.screen else {}),
+        **({"source": request.source} if request.source else {}),
     }
-
-
-def environment(request: Request) -> dict[str, Any]:
-    """Return what only rounding may depend on: versions, device, threads, batch."""
-    return {
-        **versions(),
-        "device": str(request.device),
-        "machine": platform.machine(),
-        "threads": torch.get_num_threads(),
-        "slots": request.slots,
-    }
-
-
-def _measure(
-    clip: Clip,
-    image_set: ImageSet,
-    request: Request,
-    root: Path | None,
-    hashes: dict[str, str],
-    notify: Notify,
-    bar: Callable[..., None],
-    *,
-    role: dict[str, Any],
-) -> Iterator[dict[str, Any]]:
-    """Complete all cells of one model on one set, then yield a row an eps (one without, for clean alone)."""
-    indices = image_set.first(request.limit)
-    if not indices:
-        raise UserError(f"set {image_set.name!r} has no samples.")
-    ids = [image_set.ids[i] for i in indices]
-    labels = image_set.labels or []
-    for i in indices:
-        if image_set.ids[i] not in hashes:
-            hashes[image_set.ids[i]] = image_hash(image_set.stored(i))
-
-    resolution = request.resolution or image_set.resolution
-    # At native resolution nothing is brought to size: one cell for both rules.
-    rule = "model" if resolution == "native" else request.preprocess
-    sized = clip.preprocess.under(rule, image_set.paper_resize)
-    classifier: ZeroShotClassifier | HeadClassifier
-    if request.head:
-        file = _head_file(clip.spec)
-        classifier = HeadClassifier.from_file(clip.image_encoder(request.precision), file)
-        templates, texts = [], classifier.text_record()
-    else:
-        classnames, found = image_set.texts(request.templates)
-        names, templates = classnames or [], found or list(DEFAULT_TEMPLATES)
-        classifier = ZeroShotClassifier.from_texts(
-            clip, names, templates, precision=request.precision
-        )
-        texts = text_record(names, templates)
-        # What the weights' fingerprint does not cover: the scale in force, and what the tokenizer made of it.
-        texts |= {"scale": classifier.scale, "tokens": _token_hash(clip, names, templates)}
-    classifier.to(request.device)
-    classes = len(classifier.groups)
-    try:
-        groups = Groups.of(classifier.groups, classes, request.device)
-    except UserError as error:
-        raise UserError(f"set {image_set.name!r}: {error}") from error
-
-    plans: dict[tuple[float, str], Plan] = {}
-    for radius in request.eps if request.attacks else []:
-        threat = Threat(request.norm, radius, resolution)
-        for name in request.attacks:
-            plans[radius, name] = plan_to_measure(name, threat, len(groups.representative))
-
-    def open_cell(plan: Plan | None) -> Cell:
-        threat = None
-        if plan is not None:
-            t = plan.threat
-            threat = {"norm": t.norm, "eps": t.eps, "resolution": t.resolution}
-        key = cell_key(
-            weights=clip.fingerprint,
-            # The clean cell has no ball, yet its pixels depend on where they are resized.
-            preprocess={**sized.settings(), "resolution": resolution},
-            texts=texts,
-            duplicates=request.duplicates,
-            image_set=image_set.name,
-            split=image_set.split,
-            threat=threat,
-            attack={"name": "clean"} if plan is None else plan.settings(),
-            seed=None if plan is None else request.seed,
-            precision=request.precision,
-        )
-        return Cell(key, root)
-
-    clean_cell = open_cell(None)
-    cells = {key: open_cell(plan) for key, plan in plans.items()}
-
-    def missing(cell: Cell) -> list[int]:
-        found = []
-        aside = 0
-        for i in indices:
-            sample = image_set.ids[i]
-            if not cell.valid(sample, labels[i], hashes[sample]):
-                found.append(i)
-                aside += sample in cell.records
-        if aside:
-            notify(
-                f"{image_set.name}: {aside} record(s) set aside, their image or label has changed; "
-                "these samples are measured again."
-            )
-        return found
-
-    geometry = None if resolution == "native" else sized.geometry()
-
-    def load(which: list[int]) -> Iterator[tuple[list[str], Tensor, Tensor]]:
-        for batch in data.batches(image_set, which, geometry, request.slots, request.workers):
-            if batch.labels is None:
-                raise UserError(f"set {image_set.name!r} has no labels.")
-            images = to_unit(batch.images.to(request.device))
-            yield batch.ids, images, batch.labels.to(request.device)
-
-    logits_of: dict[str, Tensor] = {}
-    todo = {key: missing(cell) for key, cell in cells.items()}
-    clean_todo = missing(clean_cell)
-    # The key knows a model by its weights alone; a report wants its name, its place, and the set's role.
-    # Nor does it know the subset, and records alone do not tell a whole subset from one on its way.
-    asked = Asked.of((image_set.ids[i], labels[i], hashes[image_set.ids[i]]) for i in indices)
-    here = {**environment(request), "role": role, "asked": asked.row()}
-    for cell, left in [(clean_cell, clean_todo), *((cells[key], todo[key]) for key in cells)]:
-        if not left:
-            cell.note(asked)
-    if clean_todo:
-        keep = len(clean_todo) * classes * 4 <= _LOGITS_KEPT
-        clean_cell.begin(here)
-        bar(f"{image_set.name} clean", len(clean_todo))
-        for names, images, targets in load(clean_todo):
-            for outcome, row in _clean_pass(classifier, groups, names, images, targets, request):
-                record = Record.of(outcome, hashes[outcome.id])
-                clean_cell.add(record)
-                if keep:
-                    logits_of[record.id] = row
-                bar()
-        clean_cell.end()
-
-    for (radius, name), cell in cells.items():
-        which = todo[radius, name]
-        if not which:
-            continue
-        plan = plans[radius, name]
-
-        def chunks(which: list[int] = which) -> Iterator[Chunk]:
-            for names, images, targets in load(which):
-                known = [logits_of.get(n) for n in names]
-                rows = [row for row in known if row is not None]
-                clean = torch.stack(rows) if len(rows) == len(known) else None
-                yield Chunk(names, images, targets, clean)
-
-        cell.begin(here)
-        bar(f"{image_set.name} {name} at {plan.threat}", len(which))
-        for outcome in attack_chunks(
-            classifier,
-            chunks(),
-            plan,
-            device=request.device,
-            seed=request.seed,
-            slots=request.slots,
-            duplicates=request.duplicates,
-        ):
-            cell.add(Record.of(outcome, hashes[outcome.id]))
-            bar()
-        cell.end()
-
-    clean = [clean_cell.records[i].clean for i in ids]
-    common = {
-        "resolution": resolution,
-        "classes": classes,
-        "templates": list(templates),
-        "ids": ids,
-        "clean": clean,
-        "key": clean_cell.key.content,
-    }
-    if not plans:
-        yield {**common, "eps": None, **attacked_columns(clean_cell, {}, ids)}
-    for radius in request.eps if plans else []:
-        attacked = {name: cells[radius, name] for name in request.attacks}
-        yield {**common, "eps": radius, **attacked_columns(clean_cell, attacked, ids)}
-
-
-def _token_hash(clip: Clip, names: list[str], templates: list[str]) -> str:
-    rendered = render(names, templates)
-    return sha256_json([clip.tokenizer(texts).tolist() for texts in rendered])
-
-
-def _clean_pass(
-    classifier: ZeroShotClassifier | HeadClassifier,
-    groups: Groups,
-    names: list[str],
-    images: Tensor,
-    labels: Tensor,
-    request: Request,
-) -> Iterator[tuple[Outcome, Tensor]]:
-    with torch.no_grad(), evaluating(classifier), full_precision():
-        logits = classifier(images)
-    check_finite(logits, names, "on the clean image")
-    right, margins = judge_logits(logits, labels, groups, request.duplicates)
-    columns = zip(names, labels.tolist(), right.tolist(), margins.tolist(), strict=True)
-    for i, (name, label, correct, margin) in enumerate(columns):
-        outcome = Outcome(name, label, correct, margin, margin=margin)
-        yield outcome, logits[i].clone()
 
 
 @contextlib.contextmanager

@@ -21,10 +21,10 @@ from zsrobust.errors import UserError
 from zsrobust.evaluation.evaluate import (
     clip_of,
     open_suite,
-    plan_to_measure,
     read_device,
     spec_of,
 )
+from zsrobust.evaluation.measure import plan_to_measure
 from zsrobust.models import Clip, ZeroShotClassifier
 from zsrobust.models.classifier import DEFAULT_TEMPLATES
 from zsrobust.preprocess import ImageRule, Preprocess, to_unit

@@ -137,6 +137,7 @@ def _read(folders: Iterable[str | Path], notes: list[str]) -> list[Cell]:
             elif cell.key.digest in found:
                 found[cell.key.digest].records |= cell.records
                 found[cell.key.digest].starts += cell.starts
+                found[cell.key.digest].probe = found[cell.key.digest].probe or cell.probe
             elif cell.records:
                 found[cell.key.digest] = cell
     if old:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from itertools import combinations
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -18,6 +18,9 @@ from zsrobust.evaluation.statistics import (
     wilson,
 )
 from zsrobust.evaluation.trust import ABOUT, Flag, flags
+
+if TYPE_CHECKING:
+    from zsrobust.evaluation.probes import Probe
 
 # The columns that every table has beside one an attack.
 CLEAN = "clean"
@@ -49,6 +52,12 @@ class Row:
     """Attack -> its settings, as in the cell's key."""
     steps: Mapping[str, list[int | None]] = field(default_factory=dict)
     """Attack -> the query, counted within its target or restart, that broke each sample; None if none did."""
+    by: Mapping[str, list[str | None]] = field(default_factory=dict)
+    """Attack -> which of an ensemble's members broke each sample; of one attack its own name."""
+    norm: str | None = None
+    """Of the threat; None where nothing was attacked, or it is not known."""
+    probe: Probe | None = None
+    """What the first samples told of the model (probes.py); None where they were not looked at."""
     environments: list[dict[str, Any]] = field(default_factory=list)
     """Versions, device and threads under which the outcomes were found, each once."""
 

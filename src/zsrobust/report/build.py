@@ -541,6 +541,7 @@ def _recipe_text(recipe: Recipe, start: Mapping[str, Any], folder: Path) -> str:
     in_words = {
         "source.limit": "all",
         "source.per_class": "all",
+        "evaluate.resolution": "each set's own",
         "source.templates": "the set's own, else 'a photo of a {}.'",
         "validation": "none",
         "objective.temperature": own_tau if "temperature" in own else no_tau,

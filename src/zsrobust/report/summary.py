@@ -11,7 +11,7 @@ from typing import Any, Literal
 from zsrobust.errors import UserError
 from zsrobust.evaluation.statistics import Interval
 from zsrobust.evaluation.table import CLEAN, ROBUST, EvaluationTable, Row
-from zsrobust.evaluation.trust import ABOUT
+from zsrobust.evaluation.trust import ABOUT, FROM_PROBES
 from zsrobust.models import parse_spec
 from zsrobust.threat import format_eps
 
@@ -351,10 +351,13 @@ def _step(size: float, eps: float | None) -> str:
 def _flag_remark(table: EvaluationTable, eps: float | None, labels: Mapping[str, str]) -> Remark:
     raised = flag_places(table, eps, labels)
     if not raised:
+        probed = all(row.probe is not None for row in table.rows if row.eps == eps)
+        judged = ", ".join(name for name in ABOUT if probed or name not in FROM_PROBES)
+        left_out = "" if probed else " Those that need the model at hand were not made everywhere."
         return Remark(
             "good",
             "No flag is raised",
-            f"The checks that the records allow ({', '.join(ABOUT)}) found nothing.",
+            f"The checks made ({judged}) found nothing.{left_out}",
         )
     said = " ".join(
         f"{name} on {len(places)} number{'' if len(places) == 1 else 's'}: {_lower(ABOUT[name].means)}"

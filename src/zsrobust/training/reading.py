@@ -131,8 +131,11 @@ def in_words(errors: list[Any], schema: type[BaseModel]) -> str:
         if not key:  # these say their key themselves
             lines += several
             continue
-        others = [words.removeprefix("must be ") for words in several[1:] if words != several[0]]
-        lines.append(f"{key}: {' or '.join([several[0], *others])}{shown}")
+        said = list(dict.fromkeys(several))
+        if f"must be {_KINDS['float']}" in said:  # a whole number is one
+            said = [words for words in said if words != f"must be {_KINDS['int']}"]
+        others = [words.removeprefix("must be ") for words in said[1:]]
+        lines.append(f"{key}: {' or '.join([said[0], *others])}{shown}")
     return "; ".join(lines)
 
 

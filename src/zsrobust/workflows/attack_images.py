@@ -34,7 +34,8 @@ from zsrobust.attacks.names import Plan
 from zsrobust.attacks.transfer import transfer, transferred
 from zsrobust.data.storage import FileImages
 from zsrobust.errors import EnvironmentFault, UserError, unknown_name
-from zsrobust.evaluation.evaluate import clip_of, plan_to_measure, read_device, spec_of
+from zsrobust.evaluation.evaluate import clip_of, read_device, spec_of
+from zsrobust.evaluation.measure import plan_to_measure
 from zsrobust.files import folder_lock, machine_faults, write_json
 from zsrobust.hashing import sha256_file, sha256_json
 from zsrobust.machine import versions

@@ -7,7 +7,8 @@ from pathlib import Path
 
 from zsrobust import data
 from zsrobust.errors import UserError
-from zsrobust.evaluation.evaluate import Notify, evaluate, open_suite, plan_to_measure
+from zsrobust.evaluation.evaluate import evaluate, open_suite
+from zsrobust.evaluation.measure import Notify, plan_to_measure
 from zsrobust.evaluation.table import EvaluationTable
 from zsrobust.files import refuse_file
 from zsrobust.models import Clip

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from zsrobust.errors import UserError
-from zsrobust.evaluation.evaluate import Notify
+from zsrobust.evaluation.measure import Notify
 from zsrobust.evaluation.statistics import Interval, mean_over_sets
 from zsrobust.evaluation.table import CLEAN, ROBUST, EvaluationTable
 from zsrobust.files import JsonLines, folder_lock, write_json, write_text
