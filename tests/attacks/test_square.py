@@ -3,57 +3,23 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from zsrobust.attacks import Plan, robust_accuracy
-from zsrobust.attacks.engine import Chunk, attack_chunks
-from zsrobust.attacks.outcome import Outcome
+from zsrobust.attacks import robust_accuracy
 from zsrobust.attacks.square import Square, _bumps
 from zsrobust.errors import UserError
 from zsrobust.randomness import sample_keys, uniform
 from zsrobust.threat import Threat
 
 from . import golden
+from .toys import CPU, attacked, network, samples
 
-CPU = torch.device("cpu")
 LINF, L2 = Threat("linf", 6 / 255), Threat("l2", 0.4)
 BOTH = pytest.mark.parametrize("threat", [LINF, L2], ids=lambda threat: threat.norm)
-
-
-def network(classes: int = 10) -> nn.Module:
-    """A small seeded CNN on 12x12 images in float64, with logits spread enough to be worth attacking."""
-    torch.manual_seed(0)
-    net = nn.Sequential(
-        nn.Conv2d(3, 8, 3, 2), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 5 * 5, classes)
-    ).double()
-    with torch.no_grad():
-        net[-1].weight.mul_(4)
-    return net
-
-
-def samples(net: nn.Module, count: int):
-    """Random images with the network's own labels, every seventh one wrong, and ids."""
-    torch.manual_seed(1)
-    images = torch.rand(count, 3, 12, 12, dtype=torch.float64)
-    with torch.no_grad():
-        logits = net(images)
-    labels = logits.argmax(1)
-    labels[::7] = (labels[::7] + 1) % logits.shape[1]
-    return images, labels, [f"image {i}" for i in range(count)]
-
-
-def attacked(
-    net: nn.Module, attack: Square, images, labels, ids, *, early_exit: bool = True, **options: Any
-) -> dict[str, Outcome]:
-    """Outcomes by id."""
-    plan = Plan(attack, "every", early_exit, 1)
-    found = attack_chunks(net, [Chunk(ids, images, labels)], plan, device=CPU, **options)
-    return {outcome.id: outcome for outcome in found}
 
 
 def driven(net: nn.Module, attack: Square, images, labels, count: int):
