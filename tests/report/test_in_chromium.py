@@ -108,7 +108,7 @@ def test_pictures_and_plots_are_drawn(browser, report):
     heights = page.evaluate(
         "[...document.querySelectorAll('svg')].map(s => s.getBoundingClientRect().height)"
     )
-    assert len(heights) == 6
+    assert len(heights) == 7
     assert min(heights) > 100
     letters = page.evaluate(
         "Math.min(...[...document.querySelectorAll('svg text')].map(t => {"

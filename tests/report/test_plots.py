@@ -9,7 +9,14 @@ from xml.etree import ElementTree
 import pytest
 
 from zsrobust.evaluation.statistics import Interval
-from zsrobust.report.plots import BarGroup, Point, bars, clean_against_robust
+from zsrobust.report.plots import (
+    BarGroup,
+    Curve,
+    Point,
+    against_eps,
+    bars,
+    clean_against_robust,
+)
 
 
 def interval(value: float, half: float = 0.03) -> Interval:
@@ -110,6 +117,24 @@ def test_any_name_is_drawn(name):
     assert wanted in texts(svg)
     assert wanted in texts(other)
     assert parse(other).get("aria-label") == 'al"t'
+
+
+def test_a_curve_falls_where_its_numbers_do():
+    """Radii are named on the axis, and lower accuracy stands lower on the page."""
+    means = [(0.0, interval(0.9)), (1 / 255, interval(0.5)), (4 / 255, interval(0.1))]
+    svg = against_eps([Curve("hardened", 1, means)], "what it shows", "p")
+    assert {"0", "1/255", "4/255", "100%"} <= set(texts(svg))
+    assert "what it shows" in svg
+    lines = re.findall(r'd="M ([\d. ]+) \nL ([\d. ]+) \nL ([\d. ]+) \n"', svg)
+    falling = [
+        [tuple(map(float, point.split())) for point in line]
+        for line in lines
+        if len({point.split()[1] for point in line}) == 3
+    ]
+    assert falling
+    for line in falling:
+        assert [x for x, _ in line] == sorted(x for x, _ in line)
+        assert [y for _, y in line] == sorted(y for _, y in line)
 
 
 def test_more_models_than_colours_are_drawn_all_the_same():

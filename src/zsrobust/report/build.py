@@ -107,6 +107,7 @@ def build_report(
         specs={spec: _shown_spec(spec, out.parent) for spec in table.models},
         colours={spec: f"m{i % plots.MODELS}" for i, spec in enumerate(table.models)},
         blocks=[_block(table, summary, names, i) for i, summary in enumerate(summaries)],
+        curves=_curves(summaries),
         examples=[_shown(example, names, out.parent) for example in examples],
         published=published_lines(table, names, runs),
         protocol=_protocol(table, names, runs, out.parent),
@@ -364,6 +365,31 @@ def _scatter(table: EvaluationTable, summary: Summary, prefix: str) -> Markup | 
     )
     alt = f"Clean accuracy against robust accuracy, a point a model: {where}."
     return Markup(plots.clean_against_robust(found, alt, prefix))  # noqa: S704 - as above
+
+
+def _curves(summaries: list[Summary]) -> Markup | None:
+    """Return mean accuracy against eps, where several radii of one norm were measured; else None."""
+    attacked = [summary for summary in summaries if summary.eps is not None and summary.attacks]
+    if len({summary.eps for summary in attacked}) < 2:
+        return None
+    means: dict[str, dict[float, Interval]] = {}
+    models = {model.label: model for summary in attacked for model in summary.models}
+    for summary in sorted(attacked, key=lambda summary: summary.eps or 0.0):
+        for model in summary.models:
+            if model.robust is not None and summary.eps is not None:
+                own = means.setdefault(model.label, {0.0: model.clean})
+                own[summary.eps] = model.robust
+    curves = [
+        plots.Curve(label, models[label].number, sorted(own.items()))
+        for label, own in means.items()
+    ]
+    told = "; ".join(
+        f"{curve.name}: "
+        + ", ".join(f"{percent(mean)} at {format_eps(eps)}" for eps, mean in curve.means)
+        for curve in curves
+    )
+    alt = f"Mean accuracy against eps, the clean one at 0. {told}."
+    return Markup(plots.against_eps(curves, alt, "e"))  # noqa: S704 - it escapes its texts
 
 
 @dataclass(frozen=True, slots=True)

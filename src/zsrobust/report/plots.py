@@ -19,6 +19,7 @@ from matplotlib import rc_context
 from matplotlib.figure import Figure
 
 from zsrobust.evaluation.statistics import Interval
+from zsrobust.threat import format_eps
 
 WIDTH = 4.5  # inches: 432 units of the SVG, about a phone's width
 MODELS = 8  # colours; a ninth model gets the first one again
@@ -73,6 +74,16 @@ class Point:
     robust: Interval
     sets: list[tuple[float, float]]
     """(clean, robust) of each set."""
+
+
+@dataclass(frozen=True, slots=True)
+class Curve:
+    """One model in the plot against eps: accuracies in [0, 1], the clean one at eps 0."""
+
+    name: str
+    colour: int
+    means: list[tuple[float, Interval]]
+    """(eps in [0, 1]-pixel units, mean), eps ascending."""
 
 
 def bars(
@@ -194,6 +205,46 @@ def clean_against_robust(points: Sequence[Point], alt: str, prefix: str) -> str:
         axes.set_xlabel("right on clean images")
         axes.set_ylabel("right under attack")
         axes.grid(color=_LINE, linewidth=0.6)
+        axes.set_axisbelow(True)
+        axes.tick_params(length=0)
+        for side in ("top", "right"):
+            axes.spines[side].set_visible(False)
+        return _inline(figure, alt, prefix)
+
+
+def against_eps(curves: Sequence[Curve], alt: str, prefix: str) -> str:
+    """Return the mean accuracy of each model against eps, with intervals.
+
+    Args:
+        curves: one a model.
+        alt: what the plot shows, for those who cannot see it.
+        prefix: of the ids inside, different for each plot of a page.
+    """
+    with rc_context(_STYLE):  # type: ignore[arg-type]  # its keys are literals to the stubs
+        figure = Figure(figsize=(WIDTH, 0.75 * WIDTH))
+        axes = figure.add_axes((0.13, 0.16, 0.82, 0.8))
+        for curve in curves:
+            colour, marker = _MODEL[curve.colour % MODELS], MARKERS[curve.colour % MODELS]
+            eps = [radius for radius, _ in curve.means]
+            found = [mean for _, mean in curve.means]
+            values = [100 * mean.value for mean in found]
+            axes.plot(eps, values, color=colour, linewidth=1.4)
+            axes.vlines(
+                eps,
+                [100 * m.low for m in found],
+                [100 * m.high for m in found],
+                colour,
+                linewidth=1.4,
+            )
+            axes.plot(
+                eps, values, marker, color=colour, markeredgecolor=_PAPER, label=_short(curve.name)
+            )
+        radii = sorted({radius for curve in curves for radius, _ in curve.means})
+        axes.set_xticks(radii, [format_eps(radius) for radius in radii])
+        axes.set_ylim(0, 102)
+        axes.set_yticks(range(0, 101, 20), [f"{tick}%" for tick in range(0, 101, 20)])
+        axes.set_xlabel("eps of the attack; 0 is the clean image")
+        axes.grid(color=_LINE, linewidth=0.6, axis="y")
         axes.set_axisbelow(True)
         axes.tick_params(length=0)
         for side in ("top", "right"):
