@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -32,3 +34,21 @@ def progress_bar(beside: str = "") -> Progress:
         console=Console(stderr=True),
         transient=True,
     )
+
+
+@contextlib.contextmanager
+def titled_progress(show: bool) -> Iterator[Callable[..., None]]:
+    """Yield a function: with a title and a total it starts a bar, without it advances by one."""
+    if not show:
+        yield lambda *_: None
+        return
+    with progress_bar() as bars:
+        task = bars.add_task("", total=None)
+
+        def tick(title: str | None = None, total: int | None = None) -> None:
+            if title is None:
+                bars.advance(task)
+            else:
+                bars.reset(task, description=title, total=total)
+
+        yield tick

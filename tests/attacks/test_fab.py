@@ -22,22 +22,11 @@ from zsrobust.randomness import normal, sample_keys, uniform
 from zsrobust.threat import Threat
 
 from . import golden
+from .toys import CPU, network
 
-CPU = torch.device("cpu")
 LINF, L2 = Threat("linf", 4 / 255), Threat("l2", 0.25)
 BOTH = pytest.mark.parametrize("threat", [LINF, L2], ids=lambda threat: threat.norm)
 KINDS = pytest.mark.parametrize("targeted", [False, True], ids=["untargeted", "targeted"])
-
-
-def network(classes: int = 10) -> nn.Module:
-    """A small seeded CNN on 12x12 images in float64, with logits spread enough to be worth attacking."""
-    torch.manual_seed(0)
-    net = nn.Sequential(
-        nn.Conv2d(3, 8, 3, 2), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 5 * 5, classes)
-    ).double()
-    with torch.no_grad():
-        net[-1].weight.mul_(4)
-    return net
 
 
 def samples(net: nn.Module, count: int):

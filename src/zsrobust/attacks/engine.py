@@ -171,6 +171,18 @@ def judge_logits(
     return Judgement(right, losses.margin(reduced, group))
 
 
+def unattacked(
+    ids: Sequence[str], labels: Tensor, logits: Tensor, groups: Groups, duplicates: Duplicates
+) -> list[Outcome]:
+    """Return what is known of samples from their clean logits (N, K) and labels (N,) alone."""
+    right, margins = judge_logits(logits, labels, groups, duplicates)
+    columns = zip(ids, labels.tolist(), right.tolist(), margins.tolist(), strict=True)
+    return [
+        Outcome(str(name), label, correct, margin, margin=margin)
+        for name, label, correct, margin in columns
+    ]
+
+
 def check_finite(logits: Tensor, ids: Sequence[str], when: str) -> None:
     """Raise FloatingPointError naming the samples whose logits are NaN or infinite (traps 31)."""
     if bool(torch.isfinite(logits).all()):
@@ -233,17 +245,11 @@ class _Entrance:
                     f"sample {chunk.ids[0]!r} is {tuple(images.shape[2:])} px, others are "
                     f"{tuple(shape[1:])}: samples of one attack share a size; use resolution 'model'."
                 )
-            outcomes = chunk.so_far or self._unattacked(chunk.ids, labels, logits)
+            outcomes = chunk.so_far or unattacked(
+                chunk.ids, labels, logits, self.groups, self._duplicates
+            )
             for i, outcome in enumerate(outcomes):
                 yield _Item(outcome, images[i], labels[i], logits[i])
-
-    def _unattacked(self, ids: Sequence[str], labels: Tensor, logits: Tensor) -> list[Outcome]:
-        right, margins = judge_logits(logits, labels, self.groups, self._duplicates)
-        columns = zip(ids, labels.tolist(), right.tolist(), margins.tolist(), strict=True)
-        return [
-            Outcome(str(name), label, correct, margin, margin=margin)
-            for name, label, correct, margin in columns
-        ]
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,6 +25,7 @@ from zsrobust.attacks.engine import (
     evaluating,
     full_precision,
     judge_logits,
+    unattacked,
 )
 from zsrobust.attacks.names import Plan
 from zsrobust.attacks.outcome import Outcome
@@ -128,7 +129,7 @@ def transfer(
         logits = _logits(target, images) if logits is None else logits.to(device)
         check_finite(logits, chunk.ids, "on the clean image")
         known = known or Groups.of(given, logits.shape[1], device)
-        outcomes = chunk.so_far or _unattacked(chunk.ids, labels, logits, known, duplicates)
+        outcomes = chunk.so_far or unattacked(chunk.ids, labels, logits, known, duplicates)
         for outcome, image, label in zip(outcomes, images, labels, strict=True):
             if outcome.robust:
                 waiting.append(_Item(outcome, image, label))
@@ -147,17 +148,6 @@ def _logits(model: nn.Module, images: Tensor, draws: int = 1) -> Tensor:
         for _ in range(draws - 1):
             total = total + model(images)
     return total / draws
-
-
-def _unattacked(
-    ids: Sequence[str], labels: Tensor, logits: Tensor, groups: Groups, duplicates: Duplicates
-) -> list[Outcome]:
-    right, margins = judge_logits(logits, labels, groups, duplicates)
-    columns = zip(ids, labels.tolist(), right.tolist(), margins.tolist(), strict=True)
-    return [
-        Outcome(str(name), label, correct, margin, margin=margin)
-        for name, label, correct, margin in columns
-    ]
 
 
 def _attacked(job: _Transfer, items: list[_Item], groups: Groups) -> list[Outcome]:

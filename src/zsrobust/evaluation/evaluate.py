@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from numbers import Integral
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
@@ -37,7 +37,7 @@ from zsrobust.models.interpolation import MixedClip, hardened_sources
 from zsrobust.models.load import no_model_because
 from zsrobust.models.spec import CONFIG_NAME
 from zsrobust.preprocess import ImageRule
-from zsrobust.progress import progress_bar
+from zsrobust.progress import titled_progress
 from zsrobust.threat import Norm, Resolution, Threat, parse_eps
 
 if TYPE_CHECKING:
@@ -219,7 +219,7 @@ def evaluate(
         if root is not None and ranks.is_first:
             stack.enter_context(folder_lock(root))
         ranks.wait()  # the folder is ours
-        bar = stack.enter_context(_progress(progress and ranks.is_first))
+        bar = stack.enter_context(titled_progress(progress and ranks.is_first))
         made_on = None if source is None else clip_of(source).to(chosen)
         hashes: list[dict[str, str]] = [{} for _ in opened]
         for position, given in enumerate(models):
@@ -380,21 +380,3 @@ def _describe(request: Request) -> dict[str, Any]:
         **({"screen": "bf16"} if request.screen else {}),
         **({"source": request.source} if request.source else {}),
     }
-
-
-@contextlib.contextmanager
-def _progress(show: bool) -> Iterator[Callable[..., None]]:
-    """Yield a function: with a title and a total it starts a bar, without it advances by one."""
-    if not show:
-        yield lambda *_: None
-        return
-    with progress_bar() as bars:
-        task = bars.add_task("", total=None)
-
-        def tick(title: str | None = None, total: int | None = None) -> None:
-            if title is None:
-                bars.advance(task)
-            else:
-                bars.reset(task, description=title, total=total)
-
-        yield tick

@@ -25,7 +25,7 @@ from zsrobust.attacks.engine import (
     check_finite,
     evaluating,
     full_precision,
-    judge_logits,
+    unattacked,
 )
 from zsrobust.attacks.outcome import Outcome
 from zsrobust.attacks.transfer import transfer, transferred
@@ -306,11 +306,9 @@ class Case:
         with torch.no_grad(), evaluating(self.classifier), full_precision():
             logits = self.classifier(images)
         check_finite(logits, names, "on the clean image")
-        right, margins = judge_logits(logits, labels, self.groups, self.request.duplicates)
-        columns = zip(names, labels.tolist(), right.tolist(), margins.tolist(), strict=True)
-        for i, (name, label, correct, margin) in enumerate(columns):
-            outcome = Outcome(name, label, correct, margin, margin=margin)
-            yield outcome, logits[i].clone()
+        found = unattacked(names, labels, logits, self.groups, self.request.duplicates)
+        for outcome, row in zip(found, logits, strict=True):
+            yield outcome, row.clone()
 
     def attacked(self, plan: Plan, chunks: Iterator[Chunk]) -> Iterator[Outcome]:
         """Yield the outcomes of an attack, by the engine; of a transfer, made on the source."""

@@ -7,7 +7,6 @@ before and after. The JSON says that an image is done: what has one under the sa
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import io
 import json
@@ -43,7 +42,7 @@ from zsrobust.models import Clip, ZeroShotClassifier
 from zsrobust.models.classifier import render
 from zsrobust.models.weights import write_bytes
 from zsrobust.preprocess import decode, to_uint8, to_unit
-from zsrobust.progress import progress_bar
+from zsrobust.progress import titled_progress
 from zsrobust.threat import Norm, Resolution, Threat, parse_eps
 from zsrobust.workflows.pictures import Picture, find, labelled, name_files, read_classes
 from zsrobust.workflows.rounding import check_levels, round_within
@@ -288,7 +287,7 @@ def attack_images(
     job = _Job(target, other, plan, seed, magnify, folder, chosen, storage, geometry)
     result = AttackedImages(folder, _describe(job))
     done: dict[str, AttackedImage] = {}
-    with _progress(progress) as bar:
+    with titled_progress(progress) as bar:
         bar("reading", len(pictures))
         readable = []
         for picture in pictures:
@@ -593,21 +592,3 @@ def _png(pixels: Tensor) -> bytes:
     stream = io.BytesIO()
     Image.fromarray(pixels.permute(1, 2, 0).contiguous().numpy()).save(stream, format="PNG")
     return stream.getvalue()
-
-
-@contextlib.contextmanager
-def _progress(show: bool) -> Iterator[Callable[..., None]]:
-    """Yield a function: with a title and a total it starts a bar, without it advances by one."""
-    if not show:
-        yield lambda *_: None
-        return
-    with progress_bar() as bars:
-        task = bars.add_task("", total=None)
-
-        def tick(title: str | None = None, total: int | None = None) -> None:
-            if title is None:
-                bars.advance(task)
-            else:
-                bars.reset(task, description=title, total=total)
-
-        yield tick
