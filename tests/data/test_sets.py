@@ -3,6 +3,7 @@
 import hashlib
 import os
 import pickle
+import re
 
 import numpy as np
 import pytest
@@ -202,7 +203,11 @@ def test_suites():
     """mini keeps its source apart; a list is a suite without one; a set counts once."""
     mini = load_suite("mini")
     assert suite_names() == ["demo", "mini", "paper16", "robustvlm13"]
-    assert (mini.source, mini.source_split, len(mini.sets)) == ("mini/tiny_imagenet", "val", 9)
+    assert (mini.source, mini.source_split, len(mini.sets)) == (
+        "mini/tiny_imagenet",
+        "val[500:]",
+        9,
+    )
     assert mini.source not in mini.sets
     for name in [mini.source, *mini.sets]:
         load_card(name)
@@ -218,6 +223,50 @@ def test_suites():
         load_suite("mini/gtsrp")
     with pytest.raises(UserError, match="empty; give a suite"):
         load_suite(" , ")
+
+
+@pytest.fixture
+def mixed(wds):
+    """Return the spec of seven images of two classes, unequal in number, and the set."""
+    spec = f"wds:{wds(labels=(0, 1, 0, 0, 0, 1, 0))}"
+    return spec, open_set(spec)
+
+
+def test_a_part_of_a_split(mixed):
+    """Places of the fixed order make it: two parts share nothing and are the whole; it has its own fixed order."""
+    spec, whole = mixed
+    ids = [whole.ids[i] for i in whole.order()]
+    front, rest = open_set(f"{spec}#test[:3]"), open_set(spec, "test[3:]")
+    assert (front.split, rest.split, front.name) == ("test[:3]", "test[3:]", whole.name)
+    assert set(front.ids) == set(ids[:3])
+    assert set(rest.ids) == set(ids[3:])
+    assert (front.classnames, front.templates) == (whole.classnames, whole.templates)
+    assert [front.ids[i] for i in front.order()] == ids[:3]
+    for index, name in enumerate(rest.ids):
+        at = whole.ids.index(name)
+        assert rest.stored(index) == whole.stored(at)
+        assert rest.labels[index] == whole.labels[at]
+        assert rest.captions(index) == whole.captions(at)
+        assert rest.picture(index).tobytes() == whole.picture(at).tobytes()
+    assert front.check() == open_set(spec, "test[:3]").check()
+    assert load_suite(f"{spec}#test[3:]").sets == [f"{spec}#test[3:]"]
+
+
+@pytest.mark.parametrize(
+    ("split", "words"),
+    [
+        ("test[]", "a part is written"),
+        ("test[:]", "a part is written"),
+        ("test[-3:]", "a part is written"),
+        ("test[3:2]", "TO after FROM"),
+        ("[3:]", "a part is written"),
+        ("test[400:]", "no image there, split 'test' has"),
+    ],
+)
+def test_what_is_no_part_is_refused(mixed, split, words):
+    """One line, with how a part is written."""
+    with pytest.raises(UserError, match=re.escape(words)):
+        open_set(mixed[0], split)
 
 
 needs_data = [

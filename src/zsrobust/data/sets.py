@@ -8,7 +8,8 @@ A set is named by a spec:
     hf-hub:ORG/REPO  a data set repository with such tars, from the cache or the network
     NAME             a card: cifar10, imagenet, mini/cifar10, ...
 
-and any of them with #SPLIT behind it: mini/tiny_imagenet#val.
+and any of them with #SPLIT behind it: mini/tiny_imagenet#val. A split may be a part of one, by the places of
+the fixed order: val[500:] is val without its first 500 images, val[:500] those alone.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from zsrobust.data.cards import Card, Source, card_names, load_card, paper_names
 from zsrobust.data.downloads import download_folder
 from zsrobust.data.folders import open_folder, open_imagenet
 from zsrobust.data.pickles import open_cifar
-from zsrobust.data.storage import Opened
+from zsrobust.data.storage import Opened, SelectedImages
 from zsrobust.data.tars import CLASSNAMES, open_tars, split_names
 from zsrobust.data.texts import OPENAI, PAPER_TEMPLATE, openai_templates, preset_of
 from zsrobust.data.trees import download_tree, open_tree
@@ -209,6 +210,26 @@ class ImageSet:
             raise UserError(f"limit {limit}: must be at least 1; leave it out for the whole set.")
         return self.order()[:limit]
 
+    def part(self, first: int | None, last: int | None) -> ImageSet:
+        """Return the images at the places `first` to before `last` of the fixed order, as a split of its own.
+
+        Args:
+            first: None is 0.
+            last: None is all that follow.
+
+        Raises:
+            UserError: if there are none.
+        """
+        chosen = self.order()[first:last]
+        split = f"{self.split}[{'' if first is None else first}:{'' if last is None else last}]"
+        if not chosen:
+            raise UserError(
+                f"image set {self.name}#{split}: no image there, split {self.split!r} has {len(self)}."
+            )
+        storage = SelectedImages(self._storage, sorted(chosen))
+        opened = Opened(self.name, split, storage, self._stored_names, self.templates)
+        return ImageSet(opened, self._card)
+
     def check(self, *, pictures: bool = False) -> list[str]:
         """Return what is wrong with the set, a line each; an empty list if nothing is.
 
@@ -219,8 +240,8 @@ class ImageSet:
         """
         problems = []
         if self._card is not None:
-            stated = self._card.splits[self.split]
-            if stated != len(self):
+            stated = self._card.splits.get(self.split)  # of a part of a split nothing is stated
+            if stated not in (None, len(self)):
                 problems.append(
                     f"{len(self)} images, the card says {stated} for split {self.split!r}."
                 )
@@ -310,7 +331,8 @@ def open_set(spec: str, split: str | None = None, *, download: bool = False) -> 
 
     Args:
         spec: see the top of this module.
-        split: None means the spec's own (#SPLIT), the card's default, else "test".
+        split: None means the spec's own (#SPLIT), the card's default, else "test"; with [FROM:TO] behind it
+            the part of it at these places of the fixed order.
         download: let a card fetch what is not there. hf-hub:ORG/REPO always may.
 
     Raises:
@@ -327,7 +349,12 @@ def open_set(spec: str, split: str | None = None, *, download: bool = False) -> 
         raise UserError(
             f"image set {spec}#{named}: split {split!r} is asked for beside it; give one."
         )
-    split = split or named
+    whole, part = _part_off(split or named)
+    opened = _open_split(spec, whole, download=download)
+    return opened if part is None else opened.part(*part)
+
+
+def _open_split(spec: str, split: str | None, *, download: bool) -> ImageSet:
     kind, _, rest = spec.partition(":")
     _known(spec)
     if kind == "wds":
@@ -397,8 +424,27 @@ def _suites() -> dict[str, Suite]:
 
 def _split_off(spec: str) -> tuple[str, str | None]:
     """Return a spec without its #SPLIT, and the split or None."""
-    found = re.fullmatch(r"(.+)#([A-Za-z0-9_.-]+)", spec)
+    found = re.fullmatch(r"(.+)#([A-Za-z0-9_.-]+(?:\[[^\[\]]*\])?)", spec)
     return (found[1], found[2]) if found else (spec, None)
+
+
+def _part_off(split: str | None) -> tuple[str | None, tuple[int | None, int | None] | None]:
+    """Return a split without its [FROM:TO], and these two or None.
+
+    Raises:
+        UserError: if what stands in the brackets is no such part.
+    """
+    if split is None or not split.endswith("]"):
+        return split, None
+    name, _, inside = split[:-1].partition("[")
+    found = re.fullmatch(r"(\d*):(\d*)", inside)
+    first, last = (int(n) if n else None for n in found.groups()) if found else (None, None)
+    if not name or (first, last) == (None, None) or (last is not None and last <= (first or 0)):
+        raise UserError(
+            f"split {split!r}: a part is written [FROM:TO] by the places of the fixed order, TO after FROM: "
+            "val[500:], val[:500]."
+        )
+    return name, (first, last)
 
 
 def _known(spec: str, suites: list[str] | None = None) -> None:

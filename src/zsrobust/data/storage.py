@@ -143,6 +143,37 @@ class ArrayImages:
         del index
 
 
+@dataclass(slots=True)
+class SelectedImages:
+    """Some samples of another storage, in the order given."""
+
+    whole: Storage
+    indices: list[int]
+    ids: list[str] = field(init=False)
+    labels: list[int] | None = field(init=False)
+    captioned: bool = field(init=False)
+    encoded: bool = field(init=False)
+
+    def __post_init__(self) -> None:
+        whole = self.whole
+        self.ids = [whole.ids[i] for i in self.indices]
+        self.labels = None if whole.labels is None else [whole.labels[i] for i in self.indices]
+        self.captioned = any(whole.captions(i) for i in self.indices) if whole.captioned else False
+        self.encoded = whole.encoded
+
+    def stored(self, index: int) -> bytes:
+        """Return the bytes as stored."""
+        return self.whole.stored(self.indices[index])
+
+    def picture(self, index: int, stored: bytes, what: str) -> Image:
+        """Return `stored` as an RGB picture."""
+        return self.whole.picture(self.indices[index], stored, what)
+
+    def captions(self, index: int) -> list[str] | None:
+        """Return the captions of a sample."""
+        return self.whole.captions(self.indices[index])
+
+
 def cannot_read(path: Path, error: OSError) -> EnvironmentFault:
     """Return the fault for a file that was there when the set was opened and cannot be read now."""
     return EnvironmentFault(

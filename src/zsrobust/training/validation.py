@@ -135,12 +135,16 @@ def open_held_out(recipe: Recipe, source: SourceData) -> HeldOut:
     settings = recipe.validation
     if settings is None:
         raise UserError("the recipe has no validation block: add one with set, split and limit.")
-    if settings.split == recipe.source.split and settings.set in (None, recipe.source.set):
-        raise UserError(
-            f"validation.split {settings.split!r} is the split that is trained on: hold some images out."
-        )
     attacks.plan(settings.attack, recipe.attack_threat())
     images = data.open_set(settings.set or recipe.source.set, settings.split)
+    whole = [opened.split.partition("[")[0] for opened in (images, source.images)]
+    if settings.set in (None, recipe.source.set) and whole[0] == whole[1]:
+        shared = set(source.ids) & {images.ids[i] for i in images.first(settings.limit)}
+        if shared:
+            raise UserError(
+                f"validation.split {settings.split!r} is the split that is trained on, {len(shared)} of its "
+                f"images are; hold some out, as {whole[0]}[{len(source.ids)}:] does."
+            )
     named = f"validation set {settings.set or recipe.source.set!r}"
     needs = objective_class(recipe.objective.name).needs
     if needs == "names" and images.classnames is None:
