@@ -13,7 +13,9 @@ from zsrobust.cli.output import print_json, say
 def command(
     folders: Annotated[
         list[Path],
-        typer.Argument(help="Folders of results (with cells/), and of runs whose recipes to show."),
+        typer.Argument(
+            help="Folders of results (with cells/, or packed), and of runs whose recipes to show."
+        ),
     ],
     out: Annotated[
         Path | None, typer.Option(help="The HTML file. [report.html in the first folder]")
@@ -26,10 +28,17 @@ def command(
         ),
     ] = None,
     eps: Annotated[str, typer.Option(help="These radii alone, with commas. [all]")] = "",
+    attacks: Annotated[
+        str, typer.Option(help="These attacks alone, with commas. [all that the models share]")
+    ] = "",
     norm: Annotated[str | None, typer.Option(help="linf or l2, where the cells hold both.")] = None,
     source: Annotated[
         list[str] | None,
         typer.Option(help="A set that counts as source and enters no mean; may be repeated."),
+    ] = None,
+    records: Annotated[
+        Path | None,
+        typer.Option(help="Also write all cells, packed into a few small files, into this folder."),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
 ) -> None:
@@ -46,7 +55,9 @@ def command(
         models=model or (),
         norm=norm,
         eps=radii,
+        attacks=[name.strip() for name in attacks.split(",") if name.strip()],
         sources=source or (),
+        records=records,
     )
     if as_json:
         print_json(found.to_json())
@@ -56,4 +67,6 @@ def command(
             typer.echo(f"{summary.threat}: {line}.")
     for note in found.notes:
         say(note)
+    if records is not None:
+        say(f"records: {records}")
     say(f"report: {found.path}")

@@ -179,6 +179,7 @@ class Case:
         self.screen = self._classifier(clip, "bf16") if request.screen else None
         self.source_clip = source
         self.source = None if source is None else self._classifier(source, request.precision)
+        self.source_texts = None if source is None else self._texts(source)
         self.forward: torch.nn.Module = self.classifier
         if request.compiled:
             self.forward = torch.compile(self.classifier, dynamic=False)  # type: ignore[assignment]
@@ -235,15 +236,16 @@ class Case:
 
     def _settings(self, plan: Plan, before: Sequence[float]) -> dict[str, Any]:
         """Return what a key says of an attack: everything that determines outcomes."""
-        settings = plan.settings()
-        if self.source_clip is not None:
+        if self.source_clip is None:
+            settings = plan.settings()
+        else:
             # As it runs there, of which only the last image counts here.
             settings = transferred(plan).settings() | {
                 "name": f"{plan.name} from {self.source_clip.spec}",
                 "source": {
                     "weights": self.source_clip.fingerprint,
                     "preprocess": self.source_clip.preprocess.settings(),
-                    "texts": self._texts(self.source_clip),
+                    "texts": self.source_texts,
                 },
             }
         if self.request.screen:

@@ -21,7 +21,8 @@ from typing import Any, NamedTuple
 from zsrobust import data
 from zsrobust.errors import UserError, unknown_name
 from zsrobust.evaluation.cells import PROTOCOL, Asked, Cell, CellKey, attacked_columns
-from zsrobust.evaluation.table import EvaluationTable, Row
+from zsrobust.evaluation.packed import is_packed, read_packed
+from zsrobust.evaluation.table import CLEAN, EvaluationTable, Row
 from zsrobust.hashing import sha256_json
 from zsrobust.threat import format_eps
 
@@ -47,17 +48,19 @@ def read_table(
     models: Sequence[str] = (),
     norm: str | None = None,
     eps: Sequence[float] = (),
+    attacks: Sequence[str] = (),
     sources: Sequence[str] = (),
 ) -> Stored:
     """Return the table of the cells in `folders`.
 
     Args:
-        folders: each holds `cells/`.
+        folders: each holds `cells/`, or packed cells (`packed.py`).
         models: only these, in this order, the first compared with: the spec that a model was measured
             under, or at least six digits of its fingerprint. Default: all, in the order in which they were
             measured.
         norm: only this one; needed where the cells hold both.
         eps: only these radii; default all.
+        attacks: only these, by the names that the cells have; default all that the models share.
         sources: names of sets that count as source whatever the cells say; they enter no mean.
 
     Raises:
@@ -81,6 +84,7 @@ def read_table(
             there = ", ".join(format_eps(r) for r in sorted(held)) or "none"
             raise UserError(f"no cell at eps {format_eps(wanted)}; there: {there}.")
     cells = [cell for cell in cells if not eps or _eps(cell) in (None, *eps)]
+    cells = _under(cells, attacks)
     titles = _set_titles(cells)
     _refuse_mixed(cells, titles)
     clean, attacked = _index(cells, titles)
@@ -108,6 +112,25 @@ def read_table(
     return Stored(table, notes, given)
 
 
+def _under(cells: list[Cell], attacks: Sequence[str]) -> list[Cell]:
+    """Return the clean cells and those of some attacks; all for none.
+
+    Raises:
+        UserError: if there is no cell of one.
+    """
+    if not attacks:
+        return cells
+    named = {str(cell.key.content["attack"]["name"]) for cell in cells if _eps(cell) is not None}
+    for wanted in attacks:
+        if wanted not in named and wanted != CLEAN:
+            raise unknown_name("attack in these cells", wanted, named)
+    return [
+        cell
+        for cell in cells
+        if _eps(cell) is None or cell.key.content["attack"]["name"] in attacks
+    ]
+
+
 def _norm(cell: Cell) -> str | None:
     threat = cell.key.content["threat"]
     return None if threat is None else str(threat["norm"])
@@ -123,13 +146,7 @@ def _read(folders: Iterable[str | Path], notes: list[str]) -> list[Cell]:
     found: dict[str, Cell] = {}
     old = heads = 0
     for folder in map(Path, folders):
-        files = sorted(folder.glob("cells/*/cell.json"))
-        if not files:
-            raise UserError(
-                f"{folder} holds no cells: give the folder that --out of `zsrobust eval` named."
-            )
-        for file in files:
-            cell = _read_cell(file, folder)
+        for cell in read_cells(folder):
             if cell.key.content.get("protocol") != PROTOCOL:
                 old += 1
             elif "head" in cell.key.content["texts"]:
@@ -147,6 +164,22 @@ def _read(folders: Iterable[str | Path], notes: list[str]) -> list[Cell]:
             f"{heads} cell(s) of trained heads are left out: they are no zero-shot numbers."
         )
     return list(found.values())
+
+
+def read_cells(folder: Path) -> list[Cell]:
+    """Return every cell of a folder of results, or of one of packed cells.
+
+    Raises:
+        UserError: if there is none, or one is damaged.
+    """
+    if is_packed(folder):
+        return read_packed(folder)
+    files = sorted(folder.glob("cells/*/cell.json"))
+    if not files:
+        raise UserError(
+            f"{folder} holds no cells: give the folder that --out of `zsrobust eval` named."
+        )
+    return [_read_cell(file, folder) for file in files]
 
 
 def _read_cell(file: Path, root: Path) -> Cell:

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from zsrobust.errors import EnvironmentFault, UserError
-from zsrobust.evaluation.stored import bare_spec, read_table
+from zsrobust.evaluation.packed import write_packed
+from zsrobust.evaluation.stored import bare_spec, read_cells, read_table
 from zsrobust.evaluation.table import EvaluationTable
 from zsrobust.models import load_clip
 from zsrobust.models.load import read_adaptation
@@ -43,7 +44,9 @@ def report_cells(
     models: Sequence[str] = (),
     norm: str | None = None,
     eps: Sequence[float] = (),
+    attacks: Sequence[str] = (),
     sources: Sequence[str] = (),
+    records: Path | None = None,
 ) -> Report:
     """Write the report of the cells in `folders`. Nothing is measured.
 
@@ -58,7 +61,9 @@ def report_cells(
         models: SPEC or SPEC=NAME: these alone, in this order, the first compared with; default all.
         norm: as in `read_table`.
         eps: as in `read_table`.
+        attacks: as in `read_table`.
         sources: as in `read_table`.
+        records: folder for all cells of `folders`, packed; None writes none.
 
     Raises:
         UserError: as `read_table`, and if a folder is neither results nor a run.
@@ -74,7 +79,7 @@ def report_cells(
     if not results:
         raise UserError("no folder of results given: runs alone hold no cells.")
     specs, names = _split_names(models)
-    stored = read_table(results, models=specs, norm=norm, eps=eps, sources=sources)
+    stored = read_table(results, models=specs, norm=norm, eps=eps, attacks=attacks, sources=sources)
     table = stored.table
     # A model may be given by its fingerprint: its name then belongs to the spec that the table has.
     labels = {stored.named[spec]: name for spec, name in names.items()}
@@ -88,8 +93,10 @@ def report_cells(
         labels=labels,
         runs=runs,
         notes=notes,
-        commands=[_command(folders, path, title, models, norm, eps, sources)],
+        commands=[_command(folders, path, title, models, norm, eps, attacks, sources)],
     )
+    if records is not None:
+        write_packed([cell for folder in results for cell in read_cells(folder)], records)
     return Report(path, table, summarise(table, label_models(table, labels)), notes)
 
 
@@ -163,6 +170,7 @@ def _command(
     models: Sequence[str],
     norm: str | None,
     eps: Sequence[float],
+    attacks: Sequence[str],
     sources: Sequence[str],
 ) -> str:
     """Return the command that writes this report again."""
@@ -174,6 +182,8 @@ def _command(
     if eps:
         shown = [format_eps(r) if parse_eps(format_eps(r), "any") == r else repr(r) for r in eps]
         words += ["--eps", ",".join(shown)]
+    if attacks:
+        words += ["--attacks", ",".join(attacks)]
     for source in sources:
         words += ["--source", source]
     return shlex.join(words)
