@@ -39,6 +39,7 @@ def test_what_the_block_says_is_measured(wanted, tmp_path):
     [
         ({"attacks": ["pdg-2"]}, "unknown attack 'pdg-2': did you mean 'pgd-"),
         ({"with_source": True}, "name no source set: leave with_source out"),
+        ({"head": True}, "objective 'tecoa' trains no head"),
     ],
 )
 def test_a_mistake_in_the_block_shows_before_the_hardening(wanted, tmp_path, change, message):
@@ -47,3 +48,19 @@ def test_a_mistake_in_the_block_shows_before_the_hardening(wanted, tmp_path, cha
     with pytest.raises(UserError, match=message):
         harden_and_evaluate(parse_recipe(wanted), tmp_path / "run", results=tmp_path / "results")
     assert not list(tmp_path.iterdir())
+
+
+def test_a_head_is_measured_without_the_model_before(wanted, tmp_path, tiny_set_folder):
+    """It has none; sets of other classes than the source's are refused before the hardening."""
+    wanted |= {"objective": {"name": "adv"}}
+    wanted["evaluate"] |= {"head": True}
+    with pytest.raises(UserError, match="has other classes than"):
+        harden_and_evaluate(parse_recipe(wanted), tmp_path / "run", results=tmp_path / "results")
+    assert not list(tmp_path.iterdir())
+    wanted["evaluate"] |= {"sets": f"folder:{tiny_set_folder}#val"}
+    run, table = harden_and_evaluate(
+        parse_recipe(wanted), tmp_path / "run", results=tmp_path / "results"
+    )
+    assert table is not None
+    assert table.models == [run.spec]
+    assert "head" in table.rows[0].key["texts"]

@@ -181,7 +181,11 @@ def test_interpolation_is_chosen_before_targets_are_opened(
     assert validated == []
     # Another rule would be one that was set with the targets known.
     other = study.model_copy(update={"choose": Choose(clean_loss=0.5)})
-    with pytest.raises(UserError, match=r"chosen with choose\.clean_loss 0\.05, got 0\.5: .*--out"):
+    words = r"choose\.by robust, clean_loss 0\.05, got robust, 0\.5: .*--out"
+    with pytest.raises(UserError, match=words):
+        run_study(other, combinations, out)
+    other = study.model_copy(update={"choose": Choose(by="sum")})
+    with pytest.raises(UserError, match=r"clean_loss 0\.05, got sum, 1: .*--out"):
         run_study(other, combinations, out)
 
 
@@ -201,6 +205,37 @@ def test_the_rule_of_choice():
     assert choose_share(curve, Choose(clean_loss=0.5))[0] == 1.0
     assert choose_share(curve, Choose(clean_loss=0.0))[0] == 0.0
     assert "tied" in choose_share(curve, Choose())[1]
+
+
+def test_the_largest_sum():
+    """Clean and robust accuracy together, whatever is lost of either; of equal sums the nearest to CLIP."""
+    curve = {0.0: scores(90, 5), 0.5: scores(80, 40), 0.75: scores(60, 60), 1.0: scores(30, 70)}
+    assert choose_share(curve, Choose(by="sum"))[0] == 0.5
+    assert choose_share({**curve, 0.75: scores(61, 60)}, Choose(by="sum"))[0] == 0.75
+
+
+def test_heads_are_measured_on_the_sources_classes(
+    write: Write, tmp_path: Path, tiny_set_folder: Path
+):
+    """By the head that each trained, without the model before; elsewhere it is refused before any training."""
+    values = [{"label": "Adv.", "set": ["objective.name=adv", "adaptation.name=full"]}]
+    evaluate = {
+        "sets": f"folder:{tiny_set_folder}#val",
+        "attacks": ["pgd-1"],
+        "eps": ["4/255"],
+        "limit": 6,
+        "head": True,
+    }
+    file = write(axes=[{"name": "head", "values": values}], evaluate=evaluate)
+    study, combinations = load_study(str(file))
+    outcome = run_study(study, combinations, tmp_path / "out")
+    assert [(p.labels, p.hardened) for p in outcome.places] == [({"head": "Adv."}, True)]
+    cell = next((tmp_path / "out" / "results").rglob("cell.json"))
+    assert "head" in json.loads(cell.read_text())["texts"]
+    other = write(axes=[{"name": "n", "values": SIZE}], evaluate=evaluate)
+    with pytest.raises(UserError, match="'tecoa' trains no head"):
+        run_study(*load_study(str(other)), tmp_path / "more")
+    assert not (tmp_path / "more").exists()
 
 
 def test_a_killed_study_goes_on(write: Write, tmp_path: Path):
@@ -279,6 +314,21 @@ MIX = [{"name": "share", "mix": [0, 1]}]
         ({"axes": []}, "axes: must not be empty"),
         ({"axes": [{"name": "n", "values": SIZE, "mix": [0, 1]}]}, "either values or mix"),
         ({"axes": [{"name": "n", "values": SIZE[:1]}]}, "one value"),
+        ({"axes": MIX, "choose": {"by": "sum", "clean_loss": 0.1}}, "of choose.by robust"),
+        ({"figure": {"kind": "points"}}, "one axis of names and one eps"),
+        (
+            {
+                "axes": [
+                    {"name": "n", "values": [{"label": "a", "base": "base.yaml"}, {"label": "b"}]},
+                    {"name": "m", "values": [{"label": "a", "base": "base.yaml"}, {"label": "b"}]},
+                ]
+            },
+            "give base to the values of one axis",
+        ),
+        (
+            {"axes": MIX, "evaluate": {"sets": "x", "eps": 0.1, "head": True}},
+            "mixed model has no head",
+        ),
         ({"axes": [{"name": "n", "values": [*SIZE, SIZE[0]]}]}, "'2' twice"),
         ({"axes": [{"name": "n", "mix": [0, 0.5]}]}, "ascend from 0 to 1"),
         ({"axes": [{"name": "n", "mix": [0, 1.5]}]}, "axes.0.mix.1"),

@@ -49,6 +49,7 @@ def _rows(what: str) -> list[tuple[str, str]]:
         return [(name, about) for name, (_, _, about) in ADAPTATIONS.items()]
     if what == "recipes":
         from zsrobust.training.recipe import read_recipe, recipe_names
+        from zsrobust.workflows.collection_recipe import collection_names, read_collection
         from zsrobust.workflows.pretrain_recipe import pretrain_recipe_names
         from zsrobust.workflows.study_recipe import read_study, study_names
 
@@ -56,10 +57,14 @@ def _rows(what: str) -> list[tuple[str, str]]:
         hardening = [(name, read_recipe(name)["title"]) for name in recipe_names()]
         made = [(name, read_recipe(name)["title"]) for name in pretrain_recipe_names()]
         studies = [(name, read_study(name, []).title) for name in study_names()]
+        several = [
+            (name, file.title) for name in collection_names() if (file := read_collection(name))
+        ]
         return (
             [(name, f"(pretrain) {title}") for name, title in made]
             + [(name, f"(harden) {title}") for name, title in hardening]
             + [(name, f"(study) {title}") for name, title in studies]
+            + [(name, f"(collection) {title}") for name, title in several]
         )
     from zsrobust.data import card_names, load_card, suite_names
 

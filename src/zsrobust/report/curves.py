@@ -194,10 +194,61 @@ def draw_trade_off(panels: Sequence[Panel], *, title: str) -> Figure:
         return figure
 
 
+def draw_points(points: Sequence[CurvePoint], *, title: str) -> Figure:
+    """Return clean against robust accuracy, a point a model with its intervals, the names in a legend beside it.
+
+    Args:
+        points: one a model; one with a colour is a reference, drawn in grey.
+        title: above the figure.
+    """
+    with rc_context(_STYLE):  # type: ignore[arg-type]
+        figure = Figure(figsize=(7.6, max(4.2, 0.19 * len(points) + 1.2)), layout="constrained")
+        figure.suptitle(title, weight="bold", size=10)
+        axes = figure.subplots()
+        number = 0
+        for point in points:
+            grey = point.colour is not None
+            # Every pair of colour and marker once before one comes again.
+            colour = _MUTED if grey else _COLOURS[number % 8]
+            marker = "X" if grey else MARKERS[(number + number // 8) % 8]
+            number += not grey
+            across, up = _both_ways(point.clean), _both_ways(point.robust)
+            axes.errorbar(
+                100 * point.clean.value,
+                100 * point.robust.value,
+                xerr=across,
+                yerr=up,
+                color=colour,
+                marker=marker,
+                markersize=6,
+                linestyle="none",
+                elinewidth=0.7,
+                alpha=0.9,
+                label=point.label,
+            )
+        axes.set_xlabel("right on clean images")
+        axes.set_ylabel("right under attack")
+        axes.margins(0.06)
+        axes.set_ylim(bottom=max(0, axes.get_ylim()[0]))
+        _plain(axes, both=True)
+        handles, labels = axes.get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside right center", frameon=False, fontsize=8)
+        return figure
+
+
+def _both_ways(interval: Interval) -> list[list[float]]:
+    """Return how far the interval reaches below and above its value, in per cent."""
+    value = interval.value
+    # A bootstrap's interval need not hold the value to the last digit.
+    return [
+        [max(0.0, 100 * (value - interval.low))],
+        [max(0.0, 100 * (interval.high - value))],
+    ]
+
+
 def _ring(axes: Any, point: CurvePoint, colour: str) -> None:
     x, y = 100 * point.clean.value, 100 * point.robust.value
-    across = [[max(0.0, x - 100 * point.clean.low)], [max(0.0, 100 * point.clean.high - x)]]
-    up = [[max(0.0, y - 100 * point.robust.low)], [max(0.0, 100 * point.robust.high - y)]]
+    across, up = _both_ways(point.clean), _both_ways(point.robust)
     axes.errorbar(x, y, xerr=across, yerr=up, color=colour, elinewidth=0.9, capsize=2)
     axes.plot(
         x,

@@ -345,6 +345,8 @@ class EvaluatePart(Part):
     """How classes with equal texts are scored; "keep" as published numbers have it."""
     with_source: bool = False
     """Measure the suite's source set too, outside the mean."""
+    head: bool = False
+    """Measure by the head or dictionary that the hardening trained, on sets of its source's classes."""
 
     @model_validator(mode="after")
     def _eps_fits_the_norm(self) -> EvaluatePart:

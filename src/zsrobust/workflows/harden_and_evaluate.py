@@ -12,8 +12,9 @@ from zsrobust.evaluation.measure import Notify, plan_to_measure
 from zsrobust.evaluation.table import EvaluationTable
 from zsrobust.files import refuse_file
 from zsrobust.models import Clip
+from zsrobust.objectives import objective_class
 from zsrobust.threat import Threat
-from zsrobust.training.loop import harden
+from zsrobust.training.loop import harden, open_source
 from zsrobust.training.recipe import EvaluatePart, Recipe
 from zsrobust.training.run import Run
 
@@ -42,14 +43,16 @@ def harden_and_evaluate(
     wanted = recipe.evaluate
     if wanted is not None:
         check_evaluation(wanted)
+        check_head(recipe, wanted)
         refuse_file(Path("results") if results is None else Path(results))
     run = harden(recipe, out, progress=progress, notify=notify)
     if wanted is None or not run.is_first_rank:
         return run, None
     out = "results" if results is None else results
-    return run, measure(
-        [recipe.model, run], wanted, out, recipe.device, notify=notify, progress=progress
-    )
+    models: list[str | Run | Clip] = (
+        [run] if wanted.head else [recipe.model, run]
+    )  # before hardening there is no head
+    return run, measure(models, wanted, out, recipe.device, notify=notify, progress=progress)
 
 
 def measure(
@@ -83,6 +86,7 @@ def measure(
         resolution=wanted.resolution,
         duplicates=wanted.duplicates,
         with_source=wanted.with_source,
+        head=wanted.head,
         out=out,
         device=device,
         notify=notify,
@@ -105,3 +109,25 @@ def check_evaluation(wanted: EvaluatePart) -> None:
         raise UserError(f"sets {suite.name!r} name no source set: leave with_source out.")
     for _, image_set in open_suite(suite):
         image_set.texts(wanted.templates)
+
+
+def check_head(recipe: Recipe, wanted: EvaluatePart) -> None:
+    """Refuse to measure by a head that the recipe trains none of, or on sets of other classes than its own.
+
+    Raises:
+        UserError: then.
+    """
+    if not wanted.head:
+        return
+    objective = recipe.objective.name
+    if objective_class(objective).scored_by not in ("head", "dictionary"):
+        raise UserError(
+            f"evaluate.head: objective {objective!r} trains no head; leave it out to measure by class texts."
+        )
+    classes = open_source(recipe).classes
+    for spec, image_set in open_suite(data.load_suite(wanted.sets)):
+        if image_set.classnames != classes:
+            raise UserError(
+                f"evaluate.head: set {spec!r} has other classes than {recipe.source.set!r}, on which the head is "
+                "trained; name held-out images of the source, or leave head out."
+            )

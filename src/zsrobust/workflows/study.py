@@ -31,6 +31,7 @@ from zsrobust.report.curves import (
     CurvePoint,
     Panel,
     draw_lines,
+    draw_points,
     draw_trade_off,
     save_figure,
 )
@@ -39,21 +40,18 @@ from zsrobust.training.loop import SourceData, harden, open_source
 from zsrobust.training.recipe import Recipe
 from zsrobust.training.run import Run
 from zsrobust.training.validation import Scores, kept_scores, open_held_out, validate
-from zsrobust.workflows.harden_and_evaluate import check_evaluation, measure
-from zsrobust.workflows.study_recipe import EPS_TESTED, Choose, Combination, Study
+from zsrobust.workflows.harden_and_evaluate import check_evaluation, check_head, measure
+from zsrobust.workflows.study_recipe import (
+    EPS_TESTED,
+    SHARED_NAMES,
+    TIMES_NAME,
+    Choose,
+    Combination,
+    Study,
+)
 from zsrobust.workflows.tune import is_tied
 
-TIMES_NAME = "times.jsonl"
-_OWN = {
-    "runs",
-    "results",
-    "held-out",
-    "choices.json",
-    "study.json",
-    "table.md",
-    TIMES_NAME,
-    *FIGURE_NAMES,
-}
+_OWN = SHARED_NAMES | {"choices.json", "study.json", "table.md", *FIGURE_NAMES}
 
 
 @dataclass(frozen=True)
@@ -123,6 +121,7 @@ def run_study(
     combinations: Sequence[Combination],
     out: str | Path,
     *,
+    shared: str | Path | None = None,
     progress: bool = False,
     notify: Notify | None = None,
 ) -> Outcome:
@@ -132,6 +131,8 @@ def run_study(
         study: see `load_study`.
         combinations: its hardenings.
         out: the study's folder.
+        shared: where runs, cells, held-out scores and times lie; None is `out`. Several studies may share
+            them, one after the other.
         progress: draw progress bars on the terminal.
         notify: called with one line where something deserves saying.
 
@@ -140,22 +141,24 @@ def run_study(
         EnvironmentFault: if the folder cannot be written or another process works in it.
     """
     folder = Path(out)
+    common = folder if shared is None else Path(shared)
     refuse_other_study(study, folder)
     check_evaluation(study.evaluate)
     for one in _each_run(combinations):
+        check_head(one.recipe, study.evaluate)
         source = open_source(one.recipe)
         if study.mix_axis is not None:
             open_held_out(one.recipe, source)
     with folder_lock(folder):
         runs = {
-            one.folder: _harden(one, folder, progress, notify) for one in _each_run(combinations)
+            one.folder: _harden(one, common, progress, notify) for one in _each_run(combinations)
         }
         rule = study.choose or Choose()
         chosen: dict[str, Chosen] = {}
         if study.mix_axis is not None:
             _refuse_other_rule(folder, rule)
             chosen = {
-                one.folder: _choose(study, one, runs[one.folder], rule, folder)
+                one.folder: _choose(study, one, runs[one.folder], rule, common)
                 for one in _each_run(combinations)
             }
         choices = {
@@ -164,8 +167,8 @@ def run_study(
         }
         if chosen:
             write_json(folder / "choices.json", {"rule": asdict_rule(rule), "runs": choices})
-        table, places = _measure(study, combinations, runs, chosen, folder, progress, notify)
-        figures = save_figure(_figure(study, places), folder)
+        table, places = _measure(study, combinations, runs, chosen, common, progress, notify)
+        figures = save_figure(draw(study, places), folder)
         write_text(folder / "table.md", markdown(study, places))
         record = {
             "study": study.model_dump(mode="json"),
@@ -216,22 +219,30 @@ def _refuse_other_rule(folder: Path, rule: Choose) -> None:
     if not record.is_file():
         return
     try:
-        before = json.loads(record.read_text("utf-8"))["rule"]["clean_loss"]
+        stored = json.loads(record.read_text("utf-8"))["rule"]
+        before = (stored.get("by", "robust"), float(stored["clean_loss"]))
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{record} is damaged: delete it, it is then written anew.") from error
-    if before != rule.clean_loss:
+    if before != (rule.by, rule.allowed_loss):
         raise UserError(
-            f"{folder} holds points chosen with choose.clean_loss {before:g}, got {rule.clean_loss:g}: the "
-            "targets may have been seen since; keep the rule, or name another --out."
+            f"{folder} holds points chosen with choose.by {before[0]}, clean_loss {before[1]:g}, got {rule.by}, "
+            f"{rule.allowed_loss:g}: the targets may have been seen since; keep the rule, or name another --out."
         )
 
 
 def asdict_rule(rule: Choose) -> dict[str, Any]:
     """Return the rule of choice in numbers and words."""
+    if rule.by == "sum":
+        words = (
+            "on held-out source images: the largest sum of clean and robust accuracy; of equal ones the "
+            "nearest to the model before hardening"
+        )
+        return {"by": rule.by, "clean_loss": rule.allowed_loss, "in_words": words}
     return {
-        "clean_loss": rule.clean_loss,
+        "by": rule.by,
+        "clean_loss": rule.allowed_loss,
         "in_words": "on held-out source images: of the points whose clean accuracy is at most "
-        f"{100 * rule.clean_loss:g} points below the model before hardening, those tied with the highest "
+        f"{100 * rule.allowed_loss:g} points below the model before hardening, those tied with the highest "
         "robust accuracy within two standard errors of the paired difference; of these the nearest to the "
         "model before hardening",
     }
@@ -244,12 +255,16 @@ def choose_share(scores: dict[float, Scores], rule: Choose) -> tuple[float, str]
         scores: share -> scores on the same held-out source images; 0 is the model before hardening.
         rule: how much clean accuracy may be lost.
     """
-    least = scores[0.0].clean - rule.clean_loss - 1e-12
+    if rule.by == "sum":
+        best = max(sorted(scores), key=lambda a: (scores[a].clean + scores[a].robust, -a))
+        total = f"{100 * scores[best].clean:.1f}% + {100 * scores[best].robust:.1f}%"
+        return best, f"the largest sum of clean and robust accuracy, {total}"
+    least = scores[0.0].clean - rule.allowed_loss - 1e-12
     allowed = [a for a in sorted(scores) if scores[a].clean >= least]
     best = max(allowed, key=lambda a: (scores[a].robust, -a))
     tied = [a for a in allowed if a == best or is_tied(scores[best], scores[a], "robust")]
     share = min(tied)
-    kept = f"{len(allowed)} of {len(scores)} points lose at most {100 * rule.clean_loss:g} points of clean"
+    kept = f"{len(allowed)} of {len(scores)} points lose at most {100 * rule.allowed_loss:g} points of clean"
     if share == best:
         return (
             share,
@@ -349,7 +364,9 @@ def _measure(
 
     names: list[tuple[dict[str, str], str, bool, bool]] = []  # labels, model, chosen, hardened
     if axis is None:
-        bases = list(dict.fromkeys(one.recipe.model for one in combinations))
+        # Before hardening there is no head.
+        unhardened = [] if study.evaluate.head else [one.recipe.model for one in combinations]
+        bases = list(dict.fromkeys(unhardened))
         table = measured([*bases, *(runs[one.folder] for one in _each_run(combinations))])
         names += [({}, base, False, False) for base in bases]
         names += [(one.labels, runs[one.folder].spec, False, True) for one in combinations]
@@ -389,7 +406,7 @@ def _means(table: EvaluationTable, model: str, eps: float) -> tuple[Interval, In
     return clean, robust, len(rows)
 
 
-def _figure(study: Study, places: list[Place]) -> Any:
+def draw(study: Study, places: list[Place]) -> Any:
     """Return the figure: which dimension is x, which makes lines, which makes panels."""
     sets = places[0].sets
     threat = f"{study.evaluate.norm}, {', '.join(format_eps(e) for e in study.evaluate.eps)}"
@@ -431,8 +448,18 @@ def _figure(study: Study, places: list[Place]) -> Any:
         panels.append(Panel(title_of, curves, reference, one_clean=series == EPS_TESTED))
     if axis is not None:
         return draw_trade_off(panels, title=title)
+    if study.figure.kind == "points":
+        found = [
+            CurvePoint(0, _name(p), p.clean, p.robust, colour=None if p.hardened else 0)
+            for p in places
+        ]
+        return draw_points(found, title=title)
     log = study.figure.scale == "log" and positions is not None
     return draw_lines(panels, title=title, x_label=x, log=log, named=positions is None)
+
+
+def _name(place: Place) -> str:
+    return ", ".join(place.labels.values()) or f"before: {place.model}"
 
 
 def markdown(study: Study, places: list[Place]) -> str:

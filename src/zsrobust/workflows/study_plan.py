@@ -25,8 +25,8 @@ from zsrobust.threat import Threat
 from zsrobust.training.loop import global_batches, harden, open_source, total_steps
 from zsrobust.training.recipe import Recipe, parse_recipe
 from zsrobust.training.run import Run
-from zsrobust.workflows.study import TIMES_NAME, cost_of, refuse_other_study
-from zsrobust.workflows.study_recipe import Combination, Study
+from zsrobust.workflows.study import cost_of, refuse_other_study
+from zsrobust.workflows.study_recipe import TIMES_NAME, Combination, Study
 
 _PROBED = 4  # steps of the longer probe
 
@@ -82,34 +82,45 @@ class StudyPlan:
 
 
 @dataclass(frozen=True)
-class _Cost:
+class Cost:
+    """Seconds of one kind of step, and of a hardening's start."""
+
     start: float
     step: float
     timed_by: str
 
 
-def plan_study(study: Study, combinations: Sequence[Combination], out: str | Path) -> StudyPlan:
+def plan_study(
+    study: Study,
+    combinations: Sequence[Combination],
+    out: str | Path,
+    *,
+    shared: str | Path | None = None,
+    costs: dict[str, Cost] | None = None,
+) -> StudyPlan:
     """Return what is done, and the expected time of the rest; no set is measured.
 
     Args:
         study: see `load_study`.
         combinations: its hardenings.
         out: the study's folder, there or not; nothing is written into it.
+        shared: as in `run_study`.
+        costs: of kinds of steps that were timed already; what is timed here is put in.
 
     Raises:
         UserError: as `run_study`.
     """
-    folder = Path(out)
-    refuse_other_study(study, folder)
+    refuse_other_study(study, Path(out))
+    folder = Path(out if shared is None else shared)
     sets = open_suite(data.load_suite(study.evaluate.sets))
     finished = read_json_lines(folder / TIMES_NAME) if (folder / TIMES_NAME).is_file() else []
-    costs: dict[str, _Cost] = {}
+    timed = {} if costs is None else costs
 
-    def cost(recipe: Recipe) -> _Cost:
+    def cost(recipe: Recipe) -> Cost:
         key = sha256_json(cost_of(recipe))
-        if key not in costs:
-            costs[key] = _from_finished(finished, recipe) or _from_steps(recipe)
-        return costs[key]
+        if key not in timed:
+            timed[key] = _from_finished(finished, recipe) or _from_steps(recipe)
+        return timed[key]
 
     runs: list[PlannedRun] = []
     for name in dict.fromkeys(one.folder for one in combinations):
@@ -133,6 +144,8 @@ def plan_study(study: Study, combinations: Sequence[Combination], out: str | Pat
     samples = sum(min(len(s), study.evaluate.limit or len(s)) for _, s in sets)
     bases = len({one.recipe.model for one in combinations})
     axis = study.mix_axis
+    if study.evaluate.head:
+        bases = 0
     models = len(runs) * len(axis.mix) if axis is not None else bases + len(runs)
     # A query costs what a step's forward and backward cost an image; so does, nearly, the clean pass.
     known = cost(first)
@@ -147,23 +160,23 @@ def plan_study(study: Study, combinations: Sequence[Combination], out: str | Pat
     return StudyPlan(runs, models, samples, models * samples * looks * each)
 
 
-def _from_finished(finished: list[dict[str, Any]], recipe: Recipe) -> _Cost | None:
+def _from_finished(finished: list[dict[str, Any]], recipe: Recipe) -> Cost | None:
     wanted = cost_of(recipe)
     rows = [row for row in finished if row.get("cost") == wanted and row.get("steps")]
     if not rows:
         return None
     steps, seconds = sum(row["steps"] for row in rows), sum(row["seconds"] for row in rows)
-    return _Cost(0.0, seconds / steps, "finished runs")
+    return Cost(0.0, seconds / steps, "finished runs")
 
 
-def _from_steps(recipe: Recipe) -> _Cost:
+def _from_steps(recipe: Recipe) -> Cost:
     """Time one step and four on the recipe's first images, each twice: the faster was disturbed less."""
     short = min(_probe(recipe, 1) for _ in range(2))
     long = min(_probe(recipe, _PROBED) for _ in range(2))
     if long <= short:  # the machine was busy with something else
-        return _Cost(0.0, long / _PROBED, "real steps")
+        return Cost(0.0, long / _PROBED, "real steps")
     step = (long - short) / (_PROBED - 1)
-    return _Cost(max(short - step, 0.0), step, "real steps")
+    return Cost(max(short - step, 0.0), step, "real steps")
 
 
 def _probe(recipe: Recipe, steps: int) -> float:

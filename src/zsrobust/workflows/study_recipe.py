@@ -33,7 +33,12 @@ from zsrobust.training.recipe import (
 EPS_TESTED = "eps tested"
 """The name of the axis that a study has by itself where it is measured at several eps."""
 
-_RECIPE_KEY = "recipe."
+TIMES_NAME = "times.jsonl"
+SHARED_NAMES = {"runs", "results", "held-out", TIMES_NAME}
+"""What a study's folder holds that several studies may share."""
+
+RECIPE_KEY = "recipe."
+"""Before a key that is overridden in every recipe."""
 
 
 def _as_text(value: Any) -> Any:
@@ -50,6 +55,8 @@ class Value(Part):
     """Names it in folders, table and figure."""
     x: float | None = None
     """Where it stands on a numeric axis; null where the axis is of names."""
+    base: str | None = None
+    """A recipe of its own in place of the study's base."""
     set: list[str] = Field(default=[])
     """Overrides of the recipe, "key=value"."""
 
@@ -76,8 +83,11 @@ class Axis(Part):
             raise UserError(
                 f"axis {self.name!r} has {twice!r} twice: each value needs its own label."
             )
-        if len(labels) < 2:
-            raise UserError(f"axis {self.name!r} has one value: nothing varies along it; give two.")
+        if len(labels) < 2 and self.values[0].x is not None:
+            raise UserError(
+                f"axis {self.name!r} has one value: nothing varies along it; give two, or leave its x out to "
+                "compare one hardening with the model before it."
+            )
         if self.mix and (self.mix != sorted(self.mix) or self.mix[0] != 0 or self.mix[-1] != 1):
             raise UserError(f"mix of axis {self.name!r} must ascend from 0 to 1, got {self.mix}.")
         if len({value.x is None for value in self.values}) > 1:
@@ -101,8 +111,24 @@ class Axis(Part):
 class Choose(Part):
     """How a point of an interpolation is chosen, on held-out source images (docs/studies.md)."""
 
-    clean_loss: float = Field(default=0.05, ge=0, le=1)
-    """Clean accuracy that may be lost against CLIP, in [0, 1]: 0.05 is five points."""
+    by: Literal["robust", "sum"] = "robust"
+    """The highest robust accuracy, or the largest sum of clean and robust accuracy."""
+    clean_loss: float | None = Field(default=None, ge=0, le=1)
+    """Clean accuracy that may be lost against CLIP, in [0, 1]: 0.05 is five points. Null is 0.05 by robust
+    accuracy; a sum sets no limit."""
+
+    @model_validator(mode="after")
+    def _one_rule(self) -> Choose:
+        if self.by == "sum" and self.clean_loss is not None:
+            raise UserError("choose.clean_loss is of choose.by robust: leave it out.")
+        return self
+
+    @property
+    def allowed_loss(self) -> float:
+        """Clean accuracy that may be lost; 1 is any."""
+        if self.by == "sum":
+            return 1.0
+        return 0.05 if self.clean_loss is None else self.clean_loss
 
 
 class FigurePart(Part):
@@ -114,6 +140,8 @@ class FigurePart(Part):
     """Likewise: a line each; null is the axis that x leaves, if any."""
     scale: Literal["linear", "log"] = "linear"
     """Of a numeric x."""
+    kind: Literal["lines", "points"] = "lines"
+    """points: clean against robust accuracy, a point a model; for an axis of names."""
 
 
 class Study(Part):
@@ -141,6 +169,8 @@ class Study(Part):
             raise UserError("both axes have mix: an interpolation is one of them.")
         if self.choose is not None and not mixes:
             raise UserError("choose is of a study with a mix axis: leave it out.")
+        if self.evaluate.head and mixes:
+            raise UserError("a mixed model has no head: leave evaluate.head out.")
         if not [name for name in self.evaluate.attacks if name != "clean"]:
             raise UserError(
                 "evaluate.attacks holds no attack: a study draws clean and robust accuracy."
@@ -156,6 +186,12 @@ class Study(Part):
         if self.figure.scale == "log" and min(self.positions_of(drawn) or [1.0]) <= 0:
             raise UserError(
                 f"figure.scale is log, but axis {drawn!r} has a place at 0 or below: use linear."
+            )
+        if self.figure.kind == "points" and (
+            mixes or len(known) > 1 or self.positions_of(known[0])
+        ):
+            raise UserError(
+                "figure.kind points is for one axis of names and one eps: leave it out."
             )
         if mixes and (self.figure.x is not None or self.figure.series == mixes[0].name):
             raise UserError(
@@ -196,6 +232,8 @@ class Combination:
     recipe: Recipe
     folder: str
     """Its name below the study's runs/; two places whose recipes train the same weights share one."""
+    recipe_name: str | None = None
+    """The last part of its base's name, where nothing of the base is changed."""
 
 
 def study_names() -> list[str]:
@@ -226,8 +264,8 @@ def load_study(
         EnvironmentFault: if a file cannot be read.
     """
     given = overrides or []
-    everywhere = [o.removeprefix(_RECIPE_KEY) for o in given if o.startswith(_RECIPE_KEY)]
-    study = read_study(name_or_file, [o for o in given if not o.startswith(_RECIPE_KEY)])
+    everywhere = [o.removeprefix(RECIPE_KEY) for o in given if o.startswith(RECIPE_KEY)]
+    study = read_study(name_or_file, [o for o in given if not o.startswith(RECIPE_KEY)])
     return study, combinations(study, everywhere, name_or_file)
 
 
@@ -273,14 +311,20 @@ def combinations(study: Study, overrides: list[str], where: str = "") -> list[Co
     Raises:
         UserError: if a recipe is wrong, in the words of the first.
     """
-    base = base_place(study.base, where)
     axes = [axis for axis in study.axes if axis.values]
     found: list[Combination] = []
     folders: dict[str, str] = {}
     for places in itertools.product(*(axis.values for axis in axes)):
-        data = read_recipe(base)
+        named = [place.base for place in places if place.base is not None]
+        if len(named) > 1:
+            raise UserError(
+                f"study {study.name}: {named[0]} and {named[1]} are both the base of one hardening; give base to "
+                "the values of one axis."
+            )
+        data = read_recipe(base_place([*named, study.base][0], where))
         data["evaluate"] = None  # the study's own block says what is measured
-        for override in [*study.set, *(o for place in places for o in place.set), *overrides]:
+        changes = [*study.set, *(o for place in places for o in place.set), *overrides]
+        for override in changes:
             put_override(data, override)
         labels = {axis.name: place.label for axis, place in zip(axes, places, strict=True)}
         shown = ", ".join(f"{name} {label}" for name, label in labels.items()) or "its base"
@@ -294,7 +338,8 @@ def combinations(study: Study, overrides: list[str], where: str = "") -> list[Co
         while slug in folders.values():
             slug += "+"
         folder = folders.setdefault(str(recipe.determining()), slug)
-        found.append(Combination(labels, recipe, folder))
+        unchanged = None if changes else _slug(recipe.name.rpartition("/")[2])
+        found.append(Combination(labels, recipe, folder, unchanged))
     return found
 
 
