@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import lzma
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,21 @@ def results(
     where = f"folder:{sorted_set}"
     evaluate(specs, where, ["pgd-3", "cw-margin-2"], ["1/255", "4/255"], limit=20, **settings)
     evaluate(specs[:1], where, ["apgd-ce-3"], ["4/255"], limit=8, **settings)
+    return out
+
+
+@pytest.fixture(scope="module")
+def of_two_sets(
+    tiny_clip_folder: Path, sorted_set: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """An ensemble on a set of five classes and on one of two, where it has other members."""
+    two = tmp_path_factory.mktemp("two") / "two"
+    for name in sorted(folder.name for folder in sorted_set.iterdir())[:2]:
+        shutil.copytree(sorted_set / name, two / name)
+    out = tmp_path_factory.mktemp("ensembles")
+    spec = f"local-dir:{tiny_clip_folder}"
+    sets = [f"folder:{sorted_set}", f"folder:{two}"]
+    evaluate([spec], sets, ["autoattack-fare"], ["4/255"], limit=4, out=out, device="cpu")
     return out
 
 
@@ -93,6 +109,37 @@ def test_the_report_writes_and_reads_them(results: Path, tmp_path: Path):
     assert second.to_json()["table"] == first.to_json()["table"]
 
 
+def test_an_ensemble_may_have_other_members_on_another_set(of_two_sets: Path, tmp_path: Path):
+    """Targets and members depend on the number of classes; the report holds both sets, from either form."""
+    write_packed(read_cells(of_two_sets), tmp_path / "records")
+    for folder in (of_two_sets, tmp_path / "records"):
+        table = read_table([folder]).table
+        members = {row.classes: len(row.plans["autoattack-fare"]["members"]) for row in table.rows}
+        assert members == {5: 2, 2: 1}
+
+
+def test_clean_alone(results: Path):
+    """`attacks=["clean"]` asks for no attack."""
+    table = read_table([results], attacks=["clean"]).table
+    assert table.columns == ["clean"]
+    assert table.radii == [None]
+
+
+def test_a_torn_writing_is_seen(results: Path, tmp_path: Path):
+    """What a kill left goes; samples of another writing do not pass for these."""
+    folder = tmp_path / "records"
+    write_packed(read_cells(results), folder)
+    (folder / ".cells-00.jsonl.xz.123.partial").write_bytes(b"")
+    write_packed(read_cells(results), folder)
+    assert not list(folder.glob(".*"))
+    file = folder / "samples.jsonl.xz"
+    rows = [json.loads(line) for line in lzma.decompress(file.read_bytes()).decode().splitlines()]
+    rows[0]["samples"].reverse()
+    file.write_bytes(lzma.compress("".join(json.dumps(row) + "\n" for row in rows).encode()))
+    with pytest.raises(UserError, match=r"belongs to another samples\.jsonl\.xz"):
+        read_packed(folder)
+
+
 def test_what_was_changed_is_refused(results: Path, tmp_path: Path):
     """A key, a torn file, a row that no sample has; and a folder with something else is not written into."""
     folder = tmp_path / "records"
@@ -105,7 +152,11 @@ def test_what_was_changed_is_refused(results: Path, tmp_path: Path):
     with pytest.raises(UserError, match="was changed after it was written"):
         read_packed(folder)
     first = json.loads(lines[0])
-    first["rows"] = [10**6] * len(first["clean"])
+    first["clean"] = "1" * len(first["clean"])
+    file.write_bytes(lzma.compress("\n".join([json.dumps(first), *lines[1:]]).encode()))
+    with pytest.raises(UserError, match="was changed after it was written"):
+        read_packed(folder)
+    del first["digest"]
     file.write_bytes(lzma.compress("\n".join([json.dumps(first), *lines[1:]]).encode()))
     with pytest.raises(UserError, match=r"cells-00\.jsonl\.xz is damaged"):
         read_packed(folder)

@@ -141,6 +141,17 @@ def test_hardenings_and_cells_are_shared(
     ] * 3
 
 
+def test_a_mistake_in_a_later_study_shows_before_the_first_hardening(write: Write, tmp_path: Path):
+    """No hour of training goes before it."""
+    file = Path(write())
+    content = yaml.safe_load((tmp_path / "size.yaml").read_text())
+    content["evaluate"]["sets"] = f"folder:{tmp_path / 'nowhere'}"
+    (tmp_path / "size.yaml").write_text(yaml.safe_dump(content))
+    with pytest.raises(UserError, match="nowhere"):
+        run_collection(load(str(file)), tmp_path / "out")
+    assert not (tmp_path / "out" / "runs").exists()
+
+
 def test_overrides_are_of_every_study(write: Write):
     """Of the study and of the recipes; a changed recipe no longer has its base's name."""
     collection = load(write(), ["evaluate.limit=3", "recipe.seed=5"])

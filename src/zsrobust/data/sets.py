@@ -314,7 +314,7 @@ class Suite:
     Attributes:
         name: of the suite, or the list as it was given.
         source: spec of the source set; None for a list given ad hoc.
-        source_split: its held-out split, for choices before any target is looked at; or None.
+        source_split: its held-out split, which `--with-source` measures; or None.
         sets: specs of the targets, each once.
         optional: those of them that are left out, and said, where their images are not here.
     """

@@ -23,7 +23,8 @@ from typing import Any, BinaryIO
 from zsrobust.errors import EnvironmentFault, UserError
 from zsrobust.evaluation.cells import Cell, CellKey, Record
 from zsrobust.evaluation.probes import Probe
-from zsrobust.files import write_atomically
+from zsrobust.files import remove_partials, write_atomically
+from zsrobust.hashing import sha256_json
 
 SAMPLES_NAME = "samples.jsonl.xz"
 MOST_BYTES = 900_000
@@ -42,7 +43,9 @@ def is_packed(folder: Path) -> bool:
 
 
 def write_packed(cells: Iterable[Cell], folder: Path) -> list[Path]:
-    """Write cells into a folder and return the files, none above `MOST_BYTES`; others of these names are removed.
+    """Write cells into a folder and return the files; others of these names are removed.
+
+    No file of cells is above `MOST_BYTES`, unless one cell alone is; that of the samples grows with the sets.
 
     Raises:
         UserError: if there are no cells with records, or the folder holds something else.
@@ -51,6 +54,8 @@ def write_packed(cells: Iterable[Cell], folder: Path) -> list[Path]:
     ordered = sorted((cell for cell in cells if cell.records), key=_place)
     if not ordered:
         raise UserError("no cell holds a record: there is nothing to pack.")
+    if folder.is_dir():
+        remove_partials(folder)
     others = [f.name for f in folder.iterdir() if not _is_own(f)] if folder.is_dir() else []
     if others:
         raise UserError(
@@ -58,10 +63,16 @@ def write_packed(cells: Iterable[Cell], folder: Path) -> list[Path]:
         )
     samples: Samples = defaultdict(dict)
     margins: dict[str, dict[int, float]] = {}
-    lines = [_line(cell, samples, margins) for cell in ordered]
+    packed = [_line(cell, samples, margins) for cell in ordered]
+    listed = {place: [list(sample) for sample in rows] for place, rows in samples.items()}
+    for line in packed:  # only now are the tables whole
+        place = line["content"]["set"], line["content"]["split"]
+        line["samples"] = sha256_json(listed[place])[:16]
+        line["digest"] = sha256_json(line)[:16]
+    lines = [json.dumps(line, separators=(",", ":"), allow_nan=False) for line in packed]
     tables = [
-        json.dumps({"set": name, "split": split, "samples": [list(sample) for sample in rows]})
-        for (name, split), rows in samples.items()
+        json.dumps({"set": name, "split": split, "samples": rows})
+        for (name, split), rows in listed.items()
     ]
     parts = _parts(lines)
     files = [folder / SAMPLES_NAME, *(folder / _name(n) for n in range(len(parts)))]
@@ -81,18 +92,24 @@ def read_packed(folder: Path) -> list[Cell]:
         EnvironmentFault: if a file cannot be read.
     """
     tables: dict[tuple[str, str], list[tuple[str, int, str]]] = {}
+    digests: dict[tuple[str, str], str] = {}
     cells = []
     margins: dict[str, dict[int, float]] = {}
     file = folder / SAMPLES_NAME
     try:
         for row in _read_lines(file):
-            tables[row["set"], row["split"]] = [(i, label, h) for i, label, h in row["samples"]]
+            place = row["set"], row["split"]
+            tables[place] = [(i, label, h) for i, label, h in row["samples"]]
+            digests[place] = sha256_json(row["samples"])[:16]
         for file in sorted(folder.glob("cells-*.jsonl.xz")):
             for row in _read_lines(file):
                 key = CellKey(row["content"])
-                if key.digest != row["key"]:
+                place = row["content"]["set"], row["content"]["split"]
+                own = sha256_json({name: row[name] for name in row if name != "digest"})[:16]
+                if (key.digest, own, digests[place]) != (row["key"], row["digest"], row["samples"]):
                     raise UserError(
-                        f"{file}: cell {row['key'][:16]} was changed after it was written."
+                        f"{file}: cell {row['key'][:16]} was changed after it was written, or belongs to another "
+                        f"{SAMPLES_NAME}; take the folder anew from where it came."
                     )
                 cells.append(_cell(key, row, tables, margins))
     except (ValueError, KeyError, TypeError, IndexError, EOFError, lzma.LZMAError) as error:
@@ -128,7 +145,7 @@ def _place(cell: Cell) -> tuple[str, ...]:
     )
 
 
-def _line(cell: Cell, samples: Samples, margins: dict[str, dict[int, float]]) -> str:
+def _line(cell: Cell, samples: Samples, margins: dict[str, dict[int, float]]) -> dict[str, Any]:
     content = cell.key.content
     table = samples[content["set"], content["split"]]
     records = list(cell.records.values())
@@ -160,7 +177,7 @@ def _line(cell: Cell, samples: Samples, margins: dict[str, dict[int, float]]) ->
         if all(value == getattr(defaults, name) for value in values):
             continue
         line[name] = "".join("01"[v] for v in values) if name in _FLAGS else values
-    return json.dumps(line, separators=(",", ":"), allow_nan=False)
+    return line
 
 
 def _cell(

@@ -78,13 +78,13 @@ def read_table(
     if norm is None and len(found) > 1:
         raise UserError("these cells hold linf and l2, two threats: choose one with norm.")
     cells = [cell for cell in cells if norm in (None, _norm(cell)) or _eps(cell) is None]
+    cells = _under(cells, attacks)
     held = {radius for cell in cells if (radius := _eps(cell)) is not None}
     for wanted in eps:
         if wanted not in held:
             there = ", ".join(format_eps(r) for r in sorted(held)) or "none"
             raise UserError(f"no cell at eps {format_eps(wanted)}; there: {there}.")
     cells = [cell for cell in cells if not eps or _eps(cell) in (None, *eps)]
-    cells = _under(cells, attacks)
     titles = _set_titles(cells)
     _refuse_mixed(cells, titles)
     clean, attacked = _index(cells, titles)
@@ -296,12 +296,12 @@ Attacked = dict[tuple[str, str, float, str], Cell]  # (weights, set, eps, attack
 def _index(cells: list[Cell], titles: dict[str, str]) -> tuple[Clean, Attacked]:
     """Return the cells by what they are; what two cells of one place differ in is refused.
 
-    An attack must be the same for all models and sets, its version included; and what is attacked must be the
-    model that the clean cell is of, image rule and texts included.
+    An attack must be the same for all models and for all sets of as many classes, its version included; and
+    what is attacked must be the model that the clean cell is of, image rule and texts included.
     """
     clean: Clean = {}
     attacked: Attacked = {}
-    plans: dict[tuple[str, float], Mapping[str, Any]] = {}
+    plans: dict[tuple[str, float, int], Mapping[str, Any]] = {}
     for cell in cells:
         content = cell.key.content
         weights, title, eps = content["weights"], titles[_identity(cell)], _eps(cell)
@@ -311,7 +311,9 @@ def _index(cells: list[Cell], titles: dict[str, str]) -> tuple[Clean, Attacked]:
             clean[weights, title] = cell
             continue
         where = f"{attack} at eps {format_eps(eps)}"
-        plan = plans.setdefault((attack, eps), content["attack"])
+        # With few classes an ensemble has other members and fewer targets.
+        classes = len(set(content["texts"].get("classnames") or []))
+        plan = plans.setdefault((attack, eps, classes), content["attack"])
         if plan != content["attack"]:
             raise UserError(
                 f"{where} was run with {_differences(plan, content['attack'])}: a report is of one; measure "

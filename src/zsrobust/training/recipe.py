@@ -349,9 +349,11 @@ class EvaluatePart(Part):
     """Measure by the head or dictionary that the hardening trained, on sets of its source's classes."""
 
     @model_validator(mode="after")
-    def _eps_fits_the_norm(self) -> EvaluatePart:
+    def _fits(self) -> EvaluatePart:
         for radius in self.eps:
             parse_eps(radius, self.norm)
+        if self.head and self.templates is not None:
+            raise UserError("a head has no class texts: leave evaluate.templates out, or head.")
         return self
 
 

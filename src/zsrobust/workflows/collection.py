@@ -16,7 +16,7 @@ from zsrobust.errors import UserError
 from zsrobust.evaluation.measure import Notify
 from zsrobust.files import folder_lock
 from zsrobust.workflows.collection_recipe import Collection
-from zsrobust.workflows.study import Outcome, refuse_other_study, run_study
+from zsrobust.workflows.study import Outcome, check_study, refuse_other_study, run_study
 from zsrobust.workflows.study_plan import Cost, StudyPlan, plan_study
 from zsrobust.workflows.study_recipe import SHARED_NAMES
 
@@ -31,11 +31,13 @@ def run_collection(
     """Run each study in turn; what is there already is not done again.
 
     Raises:
-        UserError: as `run_study`; a mistake in a later study's sets shows when its turn comes.
+        UserError: as `run_study`, for any of them before the first begins.
         EnvironmentFault: as `run_study`.
     """
     folder = Path(out)
     _refuse_other(collection, folder)
+    for member in collection.members:
+        check_study(member.study, member.combinations)
     with folder_lock(folder):
         return [
             run_study(

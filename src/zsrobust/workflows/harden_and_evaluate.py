@@ -7,7 +7,7 @@ from pathlib import Path
 
 from zsrobust import data
 from zsrobust.errors import UserError
-from zsrobust.evaluation.evaluate import evaluate, open_suite
+from zsrobust.evaluation.evaluate import evaluate, open_suite, open_to_measure
 from zsrobust.evaluation.measure import Notify, plan_to_measure
 from zsrobust.evaluation.table import EvaluationTable
 from zsrobust.files import refuse_file
@@ -107,6 +107,8 @@ def check_evaluation(wanted: EvaluatePart) -> None:
     suite = data.load_suite(wanted.sets)
     if wanted.with_source and suite.source is None:
         raise UserError(f"sets {suite.name!r} name no source set: leave with_source out.")
+    if wanted.with_source and suite.source is not None:
+        open_to_measure(suite.source, suite.source_split).texts(wanted.templates)
     for _, image_set in open_suite(suite):
         image_set.texts(wanted.templates)
 

@@ -69,6 +69,8 @@ class Place:
     robust: Interval
     """Of the union of the attacks."""
     sets: int
+    weights: str
+    """The model's fingerprint, as cells have it."""
     chosen: bool = False
     hardened: bool = True
 
@@ -77,6 +79,7 @@ class Place:
         return {
             "labels": self.labels,
             "model": self.model,
+            "weights": self.weights,
             "hardened": self.hardened,
             "eps": self.eps,
             "sets": self.sets,
@@ -143,12 +146,7 @@ def run_study(
     folder = Path(out)
     common = folder if shared is None else Path(shared)
     refuse_other_study(study, folder)
-    check_evaluation(study.evaluate)
-    for one in _each_run(combinations):
-        check_head(one.recipe, study.evaluate)
-        source = open_source(one.recipe)
-        if study.mix_axis is not None:
-            open_held_out(one.recipe, source)
+    check_study(study, combinations)
     with folder_lock(folder):
         runs = {
             one.folder: _harden(one, common, progress, notify) for one in _each_run(combinations)
@@ -183,6 +181,20 @@ def run_study(
         }
         write_json(folder / "study.json", record)
     return Outcome(folder, places, table, figures, record)
+
+
+def check_study(study: Study, combinations: Sequence[Combination]) -> None:
+    """Open every set, so that no hour of training goes before a mistake shows.
+
+    Raises:
+        UserError: as `harden` and `evaluate` would.
+    """
+    check_evaluation(study.evaluate)
+    for one in _each_run(combinations):
+        check_head(one.recipe, study.evaluate)
+        source = open_source(one.recipe)
+        if study.mix_axis is not None:
+            open_held_out(one.recipe, source)
 
 
 def refuse_other_study(study: Study, folder: Path) -> None:
@@ -387,23 +399,21 @@ def _measure(
     places = []
     for eps in study.evaluate.eps:
         for labels, model, picked, hardened in names:
-            clean, robust, sets = _means(table, model, eps)
+            rows = table.of(model, eps) or table.of(model, eps, source=True)
+            clean, robust = (
+                mean_over_sets([row.values(c) for row in rows]) for c in (CLEAN, ROBUST)
+            )
+            weights = str(rows[0].key["weights"])
             tested = {EPS_TESTED: format_eps(eps)} if several else {}
+            own = {**labels, **tested}
             places.append(
-                Place({**labels, **tested}, model, eps, clean, robust, sets, picked, hardened)
+                Place(own, model, eps, clean, robust, len(rows), weights, picked, hardened)
             )
     return table, places
 
 
 def _has_targets(table: EvaluationTable) -> bool:
     return any(not row.is_source for row in table.rows)
-
-
-def _means(table: EvaluationTable, model: str, eps: float) -> tuple[Interval, Interval, int]:
-    """Return clean and robust accuracy, averaged over the targets; over source sets where there is no other."""
-    rows = table.of(model, eps) or table.of(model, eps, source=True)
-    clean, robust = (mean_over_sets([row.values(c) for row in rows]) for c in (CLEAN, ROBUST))
-    return clean, robust, len(rows)
 
 
 def draw(study: Study, places: list[Place]) -> Any:

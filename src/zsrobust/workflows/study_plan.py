@@ -18,7 +18,7 @@ from typing import Any
 from zsrobust import data
 from zsrobust.attacks import plan as read_attack
 from zsrobust.attacks.names import queries
-from zsrobust.evaluation.evaluate import open_suite
+from zsrobust.evaluation.evaluate import open_suite, open_to_measure
 from zsrobust.files import read_json_lines
 from zsrobust.hashing import sha256_json
 from zsrobust.threat import Threat
@@ -141,7 +141,11 @@ def plan_study(
         runs.append(PlannedRun(name, places, steps, done, run.complete, seconds, timed_by))
 
     first = combinations[0].recipe
-    samples = sum(min(len(s), study.evaluate.limit or len(s)) for _, s in sets)
+    measured = [image_set for _, image_set in sets]
+    suite = data.load_suite(study.evaluate.sets)
+    if study.evaluate.with_source and suite.source is not None:
+        measured.append(open_to_measure(suite.source, suite.source_split))
+    samples = sum(min(len(s), study.evaluate.limit or len(s)) for s in measured)
     bases = len({one.recipe.model for one in combinations})
     axis = study.mix_axis
     if study.evaluate.head:
@@ -149,7 +153,7 @@ def plan_study(
     models = len(runs) * len(axis.mix) if axis is not None else bases + len(runs)
     # A query costs what a step's forward and backward cost an image; so does, nearly, the clean pass.
     known = cost(first)
-    passes = first.adversary.steps + 1
+    passes = 1 + (first.adversary.steps if first.chosen_by == "robust" else 0)
     each = known.step / (passes * first.batch)
     looks = 1 + sum(
         queries(read_attack(name, Threat(study.evaluate.norm, eps)).settings())
