@@ -34,6 +34,7 @@ from zsrobust.training.recipe import (
     parse_recipe,
     recipe_names,
 )
+from zsrobust.workflows.collection_recipe import collection_names
 from zsrobust.workflows.pretrain_recipe import (
     PretrainRecipe,
     load_pretrain_recipe,
@@ -252,8 +253,8 @@ def test_every_command_is_one_that_the_command_line_takes(block):
             files = [saved[1] for text in shown if (saved := re.match(r"# (\S+\.yaml)\n", text))]
             assert given["recipe"] in [*names, file, *files]
         if "study" in given:
-            assert given["study"] in study_names()
-        if "attacks" in given:
+            assert given["study"] in [*study_names(), *collection_names()]
+        if given.get("attacks"):  # a report may choose none
             names = [text for text in given["attacks"].split(",") if text != "clean"]
             assert all(plan(text, Threat("linf", 1 / 255)).name == text for text in names)
             assert load_suite(given["sets"]).sets
@@ -294,6 +295,8 @@ def test_the_table_of_study_keys_is_the_schema():
     assert keys == wanted
     told = [re.findall(r"`([^`]+)`", row) for row in re.findall(r"^\| (`\w+/.*?) \|", text, re.M)]
     assert {name for names in told for name in names} == set(study_names())
+    whole = (ROOT / "docs" / "studies.md").read_text("utf-8")
+    assert all(f"`{name}`" in whole for name in collection_names())
 
 
 def test_the_tables_of_recipes_are_what_the_recipes_say():

@@ -1,0 +1,544 @@
+"""Write docs/results.md and its figures from the committed records alone: every number is computed here.
+
+    python results/scale/page.py
+
+Reads results/scale/records (packed cells), models.json, hardenings.json, choices/ and findings.yaml. No model is
+loaded, and no image opened.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+from zsrobust.cli.output import flag_notes, percent, signed
+from zsrobust.data import load_suite
+from zsrobust.data.overlap import near_duplicates
+from zsrobust.evaluation.cells import Cell
+from zsrobust.evaluation.packed import read_packed
+from zsrobust.evaluation.statistics import (
+    Interval,
+    Values,
+    mean_over_sets,
+    paired_difference,
+    wilson,
+)
+from zsrobust.evaluation.stored import read_table
+from zsrobust.evaluation.table import CLEAN, ROBUST, EvaluationTable, Row
+from zsrobust.files import write_text
+from zsrobust.report.curves import Curve, CurvePoint, Panel, draw_lines, save_figure
+from zsrobust.threat import format_eps
+from zsrobust.training.recipe import Recipe
+from zsrobust.workflows.collection_recipe import load_collection
+from zsrobust.workflows.study import Place, draw, markdown
+from zsrobust.workflows.study_recipe import EPS_TESTED, Study
+
+HERE = Path(__file__).resolve().parent
+DOCS = HERE.parents[1] / "docs"
+COLLECTION = "mini/scale"
+BEFORE = "before"
+CLOSE = 0.03
+"""What "close to" allows, in [0, 1]."""
+
+
+@cache
+def _json(name: str) -> Any:
+    return json.loads((HERE / name).read_text("utf-8"))
+
+
+@cache
+def _cells() -> list[Cell]:
+    return read_packed(HERE / "records")
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A study, and its numbers as the records give them."""
+
+    study: Study
+    table: EvaluationTable
+    names: dict[str, str]
+    """Fingerprint -> the model's name in the table."""
+    placed: list[dict[str, Any]]
+    """Labels, eps and fingerprint of each place."""
+
+    @property
+    def places(self) -> list[Place]:
+        """As the study itself makes them."""
+        return [
+            Place(
+                one["labels"],
+                "mini-clip" if not one["hardened"] else self.names[one["weights"]],
+                one["eps"],
+                self.mean(self.rows(one), CLEAN),
+                self.mean(self.rows(one), ROBUST),
+                len(self.rows(one)),
+                one["weights"],
+                one["chosen"],
+                one["hardened"],
+            )
+            for one in self.placed
+        ]
+
+    def rows(self, one: dict[str, Any], *, source: bool = False) -> list[Row]:
+        """Return a place's rows: the targets, or the source."""
+        return self.table.of(self.names[one["weights"]], one["eps"], source=source)
+
+    @staticmethod
+    def mean(rows: list[Row], column: str) -> Interval:
+        """Return the mean over sets."""
+        return mean_over_sets([row.values(column) for row in rows])
+
+    def find(self, label: str, eps: float | None = None) -> list[dict[str, Any]]:
+        """Return the places of a label; "before", "chosen", or labels joined with "|"; all seeds of a row."""
+        radius = self.study.evaluate.eps[0] if eps is None else eps
+        own = [one for one in self.placed if one["eps"] == radius]
+        if label == BEFORE:
+            return [one for one in own if not one["labels"].keys() - {EPS_TESTED}]
+        if label == "chosen":
+            return [one for one in own if one["chosen"]]
+        wanted = label.split("|")
+        shown = [
+            ([v for name, v in one["labels"].items() if name != EPS_TESTED], one) for one in own
+        ]
+        return [one for labels, one in shown if labels and labels[: len(wanted)] == wanted]
+
+    def values(self, label: str, column: str) -> list[Values]:
+        """Return a column of each target set; of several seeds, the mean over them."""
+        found = [[row.values(column) for row in self.rows(one)] for one in self.find(label)]
+        if not found:
+            raise SystemExit(f"study {self.study.name} has no row {label!r}")
+        return [np.mean(sets, axis=0) for sets in zip(*found, strict=True)]
+
+
+@cache
+def measured(name: str) -> Measured:
+    """Return a study of the collection with the numbers of the records."""
+    collection = load_collection(COLLECTION)
+    if collection is None:
+        raise SystemExit(f"{COLLECTION} is no collection")
+    (member,) = (one for one in collection.members if one.folder == name)
+    placed = _json("models.json")[name]["places"]
+    weights = list(dict.fromkeys(one["weights"] for one in placed))
+    evaluate = member.study.evaluate
+    stored = read_table(
+        [HERE / "records"],
+        models=weights,
+        norm=evaluate.norm,
+        eps=evaluate.eps,
+        attacks=[attack for attack in evaluate.attacks if attack != CLEAN],
+    )
+    study = Measured(member.study, stored.table, stored.named, placed)
+    wanted = {(title, evaluate.limit) for title in load_suite(evaluate.sets).sets}
+    for one in placed:  # means over fewer sets or samples would go unseen
+        found = {(row.image_set, len(row.ids)) for row in study.rows(one)}
+        if found != wanted:
+            raise SystemExit(f"{name}, {one['labels']}: {found ^ wanted}; {' '.join(stored.notes)}")
+    return study
+
+
+def difference(study: Measured, of: str, to: str, column: str) -> Interval:
+    """Return "of minus to", mean over the target sets, paired."""
+    return paired_difference(study.values(to, column), study.values(of, column))
+
+
+def verdict(found: Interval, expect: str | None) -> str:
+    """Return what an interval says of an expected sign, as findings.yaml defines it."""
+    if expect is None:
+        return "no sign was known"
+    if expect == "close":
+        if found.low >= -CLOSE and found.high <= CLOSE:
+            return "**holds**"
+        return "**fails**" if found.low > CLOSE or found.high < -CLOSE else "undecided"
+    low, high = (found.low, found.high) if expect == "above" else (-found.high, -found.low)
+    return "**holds**" if low > 0 else "**fails**" if high < 0 else "undecided"
+
+
+def findings() -> str:
+    """Return every comparison of findings.yaml with its verdict."""
+    lines = [
+        "| finding | compared | measured on | difference, points | expected | verdict |",
+        "|---|---|---|---|---|---|",
+    ]
+    for one in yaml.safe_load((HERE / "findings.yaml").read_text("utf-8"))["findings"]:
+        study = measured(one["study"])
+        pairs = one.get("pairs")
+        if pairs is None:
+            of = [one["of"]] if isinstance(one["of"], str) else one["of"]
+            pairs = [(a, b) for a in of for b in one["to"]]
+        claim = f"{one['claim']} ({one['source']})"
+        for of, to in pairs:
+            found = difference(study, of, to, one["metric"])
+            expected = one["expect"] or "not known"
+            shown = f"{_called(study, of)} minus {_called(study, to)}"
+            lines.append(
+                f"| {claim} | {shown} | {one['metric']} | {signed(found)} | {expected} | "
+                f"{verdict(found, one['expect'])} |"
+            )
+            claim = ""
+    return "\n".join(lines)
+
+
+def _called(study: Measured, label: str) -> str:
+    if label == BEFORE:
+        return "mini-clip"
+    if label == "chosen":
+        (one,) = study.find(label)
+        return f"chosen ({', '.join(one['labels'].values())})"
+    axis = study.study.axes[0].name
+    return label if axis in ("row", "adaptation", "prompt") else f"{axis} {label}"
+
+
+def main_table() -> str:
+    """Return the rows at 2/255: means, differences to CLIP and to fine-tuned TeCoA, AutoAttack, flags."""
+    rows, strong = measured("rows"), measured("autoattack")
+    tecoa = "TeCoA, fine-tuning"
+    head = [
+        "row", "clean", "robust", "clean minus mini-clip", "robust minus mini-clip",
+        "clean minus TeCoA", "robust minus TeCoA", "autoattack-fare, 50 a set", "flags",
+    ]  # fmt: skip
+    lines = [f"| {' | '.join(head)} |", f"|{'---|' * len(head)}"]
+    for one in rows.placed:
+        label = next(iter(one["labels"].values()), BEFORE)
+        own = rows.rows(one)
+        cells = ["mini-clip" if label == BEFORE else label]
+        cells += [percent(rows.mean(own, column)) for column in (CLEAN, ROBUST)]
+        for to in (BEFORE, tecoa):
+            same = label == to
+            for column in (CLEAN, ROBUST):
+                cells.append("" if same else signed(difference(rows, label, to, column)))
+        found = strong.find(label)
+        cells.append(percent(strong.mean(strong.rows(found[0]), ROBUST)) if found else "")
+        cells.append(_marks(rows, own))
+        if found:
+            more = _marks(strong, strong.rows(found[0]))
+            cells[-1] += f"; autoattack-fare: {more}" if more else ""
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join([*lines, "", legend(rows), "", "autoattack-fare: " + legend(strong)])
+
+
+def _marks(study: Measured, rows: list[Row], column: str | None = None) -> str:
+    """Return the footnotes of the flags that stand at some rows, or at one of their columns."""
+    raised = study.table.raised
+    named = {
+        name
+        for row in rows
+        for name in (row.flags_at(column) if column else [flag.name for flag in row.flags])
+    }
+    return " ".join(f"[{raised[name]}]" for name in raised if name in named)
+
+
+def legend(study: Measured) -> str:
+    """Return what the footnotes mean; that no flag is raised where there is none."""
+    return "\n".join(flag_notes(study.table)) or "No flag is raised."
+
+
+def per_set(name: str, column: str) -> str:
+    """Return one column on each set, a row a model."""
+    study = measured(name)
+    sets = [row.image_set for row in study.rows(study.placed[0])]
+    lines = [
+        f"| row | {' | '.join(s.removeprefix('mini/') for s in sets)} |",
+        f"|{'---|' * (len(sets) + 1)}",
+    ]
+    for one in study.placed:
+        label = ", ".join(one["labels"].values()) or "mini-clip"
+        cells = [
+            f"{percent(row.accuracy(column))} {_marks(study, [row], column)}".strip()
+            for row in study.rows(one)
+        ]
+        lines.append(f"| {label} | {' | '.join(cells)} |")
+    return "\n".join([*lines, "", legend(study)])
+
+
+def source_column(name: str) -> str:
+    """Return what the rows do on source images that neither trained nor chose anything."""
+    study = measured(name)
+    lines = ["| row | n | clean | robust |", "|---|---|---|---|"]
+    for one in study.placed:
+        label = ", ".join(one["labels"].values()) or "mini-clip"
+        for row in study.rows(one, source=True):
+            lines.append(
+                f"| {label} | {len(row.ids)} | {percent(row.accuracy(CLEAN))} | {percent(row.accuracy(ROBUST))} |"
+            )
+    return "\n".join(lines)
+
+
+def heads() -> str:
+    """Return what trained heads know of the source's classes: read off the cells, no zero-shot numbers."""
+    placed = _json("models.json")["heads"]["places"]
+    lines = ["| head | n | clean | robust |", "|---|---|---|---|"]
+    for one in placed:
+        own = [
+            cell
+            for cell in _cells()
+            if "head" in cell.key.content["texts"] and cell.key.content["weights"] == one["weights"]
+        ]
+        (clean,) = (cell for cell in own if cell.key.content["threat"] is None)
+        attacked = [cell for cell in own if cell.key.content["threat"] is not None]
+        ids = clean.in_order()
+        right = np.array([clean.records[i].clean for i in ids], float)
+        robust = np.array([all(cell.records[i].robust for cell in attacked) for i in ids], float)
+        label = ", ".join(one["labels"].values())
+        lines.append(
+            f"| {label} | {len(ids)} | {percent(wilson(right))} | {percent(wilson(robust))} |"
+        )
+    return "\n".join(lines)
+
+
+def seeds() -> str:
+    """Return means over three training runs, outcomes averaged per sample, and the runs' spread."""
+    study = measured("seeds")
+    lines = [
+        "| row | clean | runs: lowest, highest | robust | runs: lowest, highest |",
+        "|---|---|---|---|---|",
+    ]
+    for label in study.study.axes[0].labels:
+        cells = [label]
+        for column in (CLEAN, ROBUST):
+            each = [study.mean(study.rows(one), column).value for one in study.find(label)]
+            cells.append(percent(mean_over_sets(study.values(label, column))))
+            cells.append(f"{100 * min(each):.1f}, {100 * max(each):.1f}")
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def each_attack(name: str) -> str:
+    """Return the mean under each attack of a study, a row a model."""
+    study = measured(name)
+    several = len(study.study.evaluate.attacks) > 2  # clean and more than one
+    columns = [column for column in study.table.columns if several or column != ROBUST]
+    lines = [f"| row | n | {' | '.join(columns)} | flags |", f"|{'---|' * (len(columns) + 3)}"]
+    for one in study.placed:
+        own = study.rows(one)
+        flagged = _marks(study, own)
+        label = ", ".join(one["labels"].values()) or "mini-clip"
+        cells = [percent(study.mean(own, column)) for column in columns]
+        lines.append(
+            f"| {label} | {sum(len(r.ids) for r in own)} | {' | '.join(cells)} | {flagged} |"
+        )
+    return "\n".join([*lines, "", legend(study)])
+
+
+def of_study(name: str) -> str:
+    """Return a study's table and figure."""
+    study = measured(name)
+    places = study.places
+    flagged = [
+        f"{', '.join(one['labels'].values()) or 'mini-clip'} {marks}"
+        for one in study.placed
+        if (marks := _marks(study, study.rows(one)))
+    ]
+    told = "\n".join([f"Flags: {'; '.join(flagged)}.", legend(study)]) if flagged else legend(study)
+    return f"{markdown(study.study, places).strip()}\n\n{told}\n\n{_figure(draw(study.study, places), name)}"
+
+
+def _figure(figure: Any, name: str) -> str:
+    folder = DOCS / "results" / name
+    save_figure(figure, folder)
+    return f"![{name}](results/{name}/figure.png)"
+
+
+def against_eps() -> str:
+    """Return accuracy against eps, a line a model, of the study of radii."""
+    study = measured("eps")
+    radii = sorted(study.study.evaluate.eps)
+    curves = []
+    for colour, label in enumerate([BEFORE, *study.study.axes[0].labels]):
+        points = []
+        for eps in radii:
+            (one,) = study.find(label, eps)
+            clean, robust = (study.mean(study.rows(one), column) for column in (CLEAN, ROBUST))
+            if not points:
+                points.append(CurvePoint(0.0, "0", clean, clean))
+            points.append(CurvePoint(255 * eps, format_eps(eps), clean, robust))
+        named = "mini-clip" if label == BEFORE else f"trained at {label}"
+        curves.append(Curve(named, points, colour))
+    figure = draw_lines(
+        [Panel("", curves, [])],
+        title=f"accuracy against eps, mean of {len(study.rows(study.placed[0]))} sets",
+        x_label="eps tested",
+        log=False,
+        named=False,
+    )
+    return _figure(figure, "against-eps")
+
+
+def hardened() -> str:
+    """Return one line on each hardening."""
+    lines = [
+        "| run | objective | adaptation | eps | steps x size | optimiser | lr | seed | images | steps | numbers "
+        "trained | held-out source: clean % | robust % | scored by |",
+        f"|{'---|' * 14}",
+    ]
+    for row in _json("hardenings.json"):
+        recipe = row["recipe"]
+        scores = row["held_out"][0] if row["held_out"] else None
+        said = ["", "", ""]
+        if scores is not None:
+            said = [f"{100 * scores['clean']:.1f}", f"{100 * scores['robust']:.1f}"]
+            said.append(scores["scored_by"])
+        eps, adversary = format_eps(recipe["threat"]["eps"]), recipe["adversary"]
+        size = adversary["step_size"]
+        attacked = Recipe.model_validate(recipe).chosen_by == "robust"
+        step = f"{adversary['steps']} x {format_eps(size)}" if attacked else "none"
+        images = recipe["source"]["limit"] or (
+            f"{recipe['source']['per_class']} a class" if recipe["source"]["per_class"] else "all"
+        )
+        optimiser = recipe["optimiser"]
+        cells = [
+            row["run"], recipe["objective"]["name"], _adapted(recipe["adaptation"]), eps, step,
+            optimiser["name"], f"{optimiser['lr']:g}", recipe["seed"], images, row["steps"],
+            f"{row['trained_numbers']:,}", *said,
+        ]  # fmt: skip
+        lines.append(f"| {' | '.join(str(cell) for cell in cells)} |")
+    told = []
+    for row in _json("hardenings.json"):
+        if row["pseudo_labels"]:
+            facts = [f"{name} {value:.4g}" for name, value in row["pseudo_labels"].items()]
+            told.append(f"Pseudo-labels of {row['run']}: {', '.join(facts)}.")
+    return "\n".join([*lines, "", *told])
+
+
+def _adapted(adaptation: dict[str, Any]) -> str:
+    own = {k: v for k, v in adaptation.items() if k != "name" and v is not None}
+    inside = ", ".join(f"{k} {v}" for k, v in own.items())
+    return f"{adaptation['name']} ({inside})" if inside else str(adaptation["name"])
+
+
+def choices() -> str:
+    """Return every grid and what was chosen."""
+    lines = [
+        "| grid | images | scored by | lr | clean % | robust % | probability of the true class | |",
+        f"|{'---|' * 8}",
+    ]
+    reasons = []
+    for file in sorted((HERE / "choices").glob("*.json")):
+        choice = json.loads(file.read_text("utf-8"))
+        for row in choice["grid"]:
+            mark = "chosen" if row["lr"] == choice["chosen"] else ""
+            probability = row["true_probability"]
+            if choice["chosen_by"] == "clean":
+                probability = row.get("clean_probability", probability)
+            accuracy = f"{100 * row['clean']:.1f} | {100 * row['robust']:.1f}"
+            lines.append(
+                f"| {file.stem} | {choice['images']} | {row['scored_by']} | {row['lr']:g} | {accuracy} | "
+                f"{probability:.4f} | {mark} |"
+            )
+        reasons.append(f"- {file.stem}: {choice['reason']}.")
+    return "\n".join([*lines, "", *reasons])
+
+
+def overlaps() -> str:
+    """Return the near-duplicate class names between the source and the targets, from the cells' texts."""
+    classes = {
+        cell.key.content["set"]: cell.key.content["texts"].get("classnames")
+        for cell in _cells()
+        if "classnames" in cell.key.content["texts"]
+    }
+    suite = load_suite(measured("rows").study.evaluate.sets)
+    if suite.source is None:
+        return "No source set was measured."
+    lines = ["| set | target class | source class | why |", "|---|---|---|---|"]
+    for spec in suite.sets:
+        for name, other, why in near_duplicates(classes[suite.source], classes[spec]):
+            lines.append(f"| {spec} | {name} | {other} | {why} |")
+    return "\n".join(lines)
+
+
+def environments() -> str:
+    """Return the versions under which the cells were measured."""
+    seen = sorted(
+        {
+            ", ".join(f"{name} {value}" for name, value in here.items())
+            for cell in _cells()
+            for here in cell.environments
+            if "torch" in here
+        }
+    )
+    return "\n".join(f"- {line}" for line in seen)
+
+
+def _section(title: str, *parts: str) -> Sequence[str]:
+    return [f"## {title}", *parts]
+
+
+def main() -> None:
+    """Write the page."""
+    rows = measured("rows")
+    sections = [
+        (HERE / "intro.md").read_text("utf-8").strip(),
+        *_section("Which findings hold at this scale", findings()),
+        *_section(
+            "Every row at 2/255",
+            "Means over the nine target sets, 200 samples a set; robust is the union of `pgd-20` and "
+            "`cw-margin-20`.",
+            main_table(),
+            _figure(draw(rows.study, rows.places), "rows"),
+        ),
+        *_section("On each set: clean", per_set("rows", CLEAN)),
+        *_section("On each set: robust, 2/255", per_set("rows", ROBUST)),
+        *_section(
+            "The source, by class texts",
+            "200 held-out images behind the 500 on which rates were chosen. They enter no mean.",
+            source_column("rows"),
+        ),
+        *_section(
+            "The source, by the heads that were trained: not zero-shot",
+            "The same images. LP is the linear probe of the frozen model.",
+            heads(),
+        ),
+        *_section(
+            "Three training runs",
+            "Outcomes averaged per sample over seeds 0, 1, 2, with the bootstrap over samples; beside it "
+            "the runs' extremes.",
+            seeds(),
+        ),
+        *_section("Trained and attacked at 1/255", each_attack("rows-eps1"), per_set("rows-eps1", ROBUST)),
+        *_section(
+            "The paper's own attack at 1/255",
+            "`pgd-paper`: 100 steps as long as the radius, the last query alone judged; beside the union above it "
+            "shows how much it flatters.",
+            each_attack("paper-attack"),
+        ),
+        *_section(
+            "The strongest attack at 2/255",
+            "AutoAttack standard on the first 50 samples a set, and beside it PGD-100 with a step as long as the "
+            "radius, every query judged, and the paper's own attack.",
+            each_attack("strongest"),
+            per_set("strongest", ROBUST),
+        ),
+        *_section("Studies"),
+        *(
+            part
+            for name in ("size", "steps", "eps", "prompts", "added-appended", "partial", "labels", "interpolation")
+            for part in (f"### {name}", of_study(name))
+        ),
+        "### accuracy against eps",
+        against_eps(),
+        *_section("How the models were hardened", hardened()),
+        *_section(
+            "Learning rates, chosen on held-out source images",
+            (HERE / "choices" / "README.md").read_text("utf-8").partition("\n")[2].strip(),
+            choices(),
+        ),
+        *_section(
+            "Near-duplicate class names between source and targets",
+            "Two names are listed if they are equal, if the words of one all stand in the other, or if they "
+            "end in the same word; the rule knows spelling, not meaning.",
+            overlaps(),
+        ),
+        *_section("Machine and versions", environments()),
+    ]  # fmt: skip
+    write_text(DOCS / "results.md", "\n\n".join(sections) + "\n")
+
+
+if __name__ == "__main__":
+    main()
