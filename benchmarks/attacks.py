@@ -6,7 +6,7 @@ slots. The plain loop runs every iteration on every sample, clean mistakes too, 
 handed to the engine, as an evaluation does. Repeats are interleaved; ratios are medians with quartiles.
 
     ZSROBUST_MODELS=... ZSROBUST_DATA=... ZSROBUST_GOLDEN=... python benchmarks/attacks.py \
-        [--repeats 5] [--images 400] [--threads 2] [--torchattacks DIR]
+        [--repeats 5] [--images 256] [--threads 2] [--torchattacks DIR]
 
 DIR is what `pip install --no-deps --target DIR torchattacks` made. One line of JSON a row. Images are of a target
 set and the model is not hardened: nothing is chosen here.
@@ -17,6 +17,7 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
+import math
 import platform
 import statistics
 import sys
@@ -45,7 +46,9 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "attacks"))
 
 SLOTS = 64
 CPU = torch.device("cpu")
-SIZES = (1, 2, 4, 8, 16, 24, 32, 40, 48, 56, 64)
+SIZES = (1, 2, 4, 8, 16, 32, 48, 64)
+ITERATIONS = 101
+"""Model calls of PGD-100 and APGD-100 a sample: a hundred steps and the look at the last."""
 
 
 @dataclass(frozen=True)
@@ -67,6 +70,17 @@ class Subject:
         with torch.no_grad():
             logits = torch.cat([model(part) for part in images.split(SLOTS)])
         return cls(name, model, images, labels, list(ids), logits)
+
+    def first(self, count: int) -> Subject:
+        """Return the subject with its first images only."""
+        return Subject(
+            self.name,
+            self.model,
+            self.images[:count],
+            self.labels[:count],
+            self.ids[:count],
+            self.logits[:count],
+        )
 
     @property
     def classes(self) -> int:
@@ -138,17 +152,20 @@ def bare_call(subject: Subject, size: int, backward: bool) -> float:
 
 
 def costs(subject: Subject, backward: bool) -> Callable[[int], float]:
-    """Return seconds of a bare call as a function of its size: medians of five at `SIZES`, lines between."""
+    """Return seconds of a bare call as a function of its size: medians of three at `SIZES`, lines between."""
     with frozen(subject.model):
         seconds = [
-            statistics.median(bare_call(subject, size, backward) for _ in range(5))
+            statistics.median(bare_call(subject, size, backward) for _ in range(3))
             for size in SIZES
         ]
     return lambda size: float(np.interp(size, SIZES, seconds))
 
 
-def plain_loop(subject: Subject, name: str, norm: Norm, eps: float, iterations: int) -> float:
-    """Return the seconds of a loop over all batches with every sample in it for so many iterations."""
+def plain_loop(subject: Subject, name: str, norm: Norm, eps: float) -> float:
+    """Return the seconds of a loop over all batches with every sample in it for `ITERATIONS`.
+
+    All iterations cost the same: a tenth of them is timed.
+    """
     plan = attacks.plan(name, Threat(norm, eps), subject.classes)
     (machine,) = plan.members
     begin = time.perf_counter()
@@ -159,12 +176,12 @@ def plain_loop(subject: Subject, name: str, norm: Norm, eps: float, iterations: 
             state = machine.init(
                 subject.images[part], subject.labels[part], subject.logits[part], keys
             )
-            for _ in range(iterations):
+            for _ in range(ITERATIONS // 10):
                 query = machine.query(state).detach().requires_grad_()
                 logits = subject.model(query)
                 (gradient,) = torch.autograd.grad(machine.loss(state, logits).sum(), query)
                 state, _ = machine.update(state, logits.detach(), gradient)
-    return time.perf_counter() - begin
+    return (time.perf_counter() - begin) * ITERATIONS / (ITERATIONS // 10)
 
 
 def torchattacks_loop(subject: Subject, name: str, eps: float, folder: str) -> float:
@@ -194,75 +211,64 @@ def spread(values: Sequence[float]) -> dict[str, Any]:
     }
 
 
-def against_floor(
-    subject: Subject, name: str, norm: Norm, eps: float, repeats: int
+def measured(
+    subject: Subject,
+    name: str,
+    norm: Norm,
+    eps: float,
+    repeats: int,
+    *,
+    loops: bool = False,
+    folder: str | None = None,
 ) -> dict[str, Any]:
-    """Return the ratio of the engine's time to the floor's, and what was attacked."""
-    backward = attacks.plan(name, Threat(norm, eps), subject.classes).members[0].needs_grad
-    ratios, ours = [], []
+    """Return what was attacked and the ratio of the engine's time to the floor's.
+
+    If `loops`, the plain loop's time to the engine's beside it, and torchattacks' from `folder`.
+    """
+    members = attacks.plan(name, Threat(norm, eps), subject.classes).members
+    floor, plain, ours = [], [], []
     found: list[Outcome] = []
-    for number in range(repeats + 1):  # the first warms up
-        cost = costs(subject, backward)
+    attack(subject.first(SLOTS), name, norm, eps)  # warms up
+    for _ in range(repeats):
+        cost = costs(subject, members[0].needs_grad)
+        slow = plain_loop(subject, name, norm, eps) if loops else math.nan
         begin = time.perf_counter()
         found = attack(subject, name, norm, eps)
         seconds = time.perf_counter() - begin
-        again = costs(subject, backward)  # before and after, so that a drift favours neither
+        again = costs(subject, members[0].needs_grad)  # before and after: a drift favours neither
         queries = [o.queries for o in in_order(found, subject) if o.clean_correct]
         least = sum((cost(size) + again(size)) / 2 for size in schedule(queries))
-        if number:
-            ratios.append(seconds / least)
-            ours.append(seconds)
-    robust = sum(o.robust for o in found)
-    return {
-        "benchmark": "attack / floor",
+        floor.append(seconds / least)
+        plain.append(slow / seconds)
+        ours.append(seconds)
+    correct, asked = sum(o.clean_correct for o in found), sum(o.queries for o in found)
+    row = {
         "model": subject.name,
         "attack": name,
         "threat": str(Threat(norm, eps)),
         "images": len(found),
-        "clean_correct": sum(o.clean_correct for o in found),
-        "survive_percent": round(100 * robust / len(found), 1),
-        "queries": sum(o.queries for o in found),
-        "ratio": spread(ratios),
-        "ours_s": spread(ours),
+        "clean_correct": correct,
+        "survive_percent": round(100 * sum(o.robust for o in found) / len(found), 1),
+        "queries": asked,
+        "attack_s": spread(ours),
+        "attack / floor": spread(floor),
     }
+    if loops:
+        row |= {
+            "plain loop / attack": spread(plain),
+            "ideal": round(ITERATIONS * len(found) / asked, 1),
+            "ideal of clean-correct ones": round(ITERATIONS * correct / asked, 1),
+        }
+    if folder and loops:  # a minute: once
+        theirs = torchattacks_loop(subject, name, eps, folder)
+        row["torchattacks / attack"] = round(theirs / statistics.median(ours), 1)
+    return row
 
 
 def in_order(found: list[Outcome], subject: Subject) -> list[Outcome]:
     """Return outcomes in the order in which their samples entered."""
     by_id = {outcome.id: outcome for outcome in found}
     return [by_id[name] for name in subject.ids]
-
-
-def against_loops(
-    subject: Subject, name: str, eps: float, repeats: int, folder: str | None
-) -> dict[str, Any]:
-    """Return the ideal and the achieved ratio to the plain loop, and that to torchattacks."""
-    iterations = 10  # all iterations of the plain loop cost the same: a tenth of them is timed
-    ratios, others = [], []
-    found: list[Outcome] = []
-    for number in range(repeats):
-        slow = plain_loop(subject, name, "linf", eps, iterations) * 101 / iterations
-        begin = time.perf_counter()
-        found = attack(subject, name, "linf", eps)
-        fast = time.perf_counter() - begin
-        ratios.append(slow / fast)
-        if folder and number == 0:  # a minute each: once
-            others.append(torchattacks_loop(subject, name, eps, folder) / fast)
-    queries = sum(o.queries for o in found)
-    correct = sum(o.clean_correct for o in found)
-    row = {
-        "benchmark": "plain loop / attack",
-        "model": subject.name,
-        "attack": name,
-        "threat": str(Threat("linf", eps)),
-        "images": len(found),
-        "clean_correct": correct,
-        "survive_percent": round(100 * sum(o.robust for o in found) / len(found), 1),
-        "ideal": round(101 * len(found) / queries, 1),
-        "ideal_of_clean_correct": round(101 * correct / queries, 1),
-        "achieved": spread(ratios),
-    }
-    return row | ({"torchattacks / attack": round(others[0], 1)} if others else {})
 
 
 def calls_beside_the_reference(label: str) -> Iterator[dict[str, Any]]:
@@ -295,11 +301,11 @@ def main() -> None:
     """Measure, and print each row as JSON."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--images", type=int, default=400)
+    parser.add_argument("--images", type=int, default=256)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--set", default="mini/imagenette")
     parser.add_argument("--torchattacks")
-    parser.add_argument("--only", choices=["floor", "loops", "beside", "calls"])
+    parser.add_argument("--only", choices=["loops", "beside", "calls"])
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     here = {
@@ -311,28 +317,35 @@ def main() -> None:
     def tell(row: dict[str, Any]) -> None:
         print(json.dumps(row | here), flush=True)
 
-    wanted = {options.only} if options.only else {"floor", "loops", "beside", "calls"}
+    wanted = {options.only} if options.only else {"loops", "beside", "calls"}
     subject = mini_clip(options.set, options.images)
     pair = ("pgd-100", "apgd-ce-100")
-    if "floor" in wanted:
-        for name, eps in itertools.product(pair, (4 / 255, 0.25 / 255)):
-            tell(against_floor(subject, name, "linf", eps, options.repeats))
     if "loops" in wanted:
-        for name, eps in itertools.product(pair, (4 / 255, 0.25 / 255)):
-            tell(against_loops(subject, name, eps, options.repeats, options.torchattacks))
+        for name, eps in itertools.product(pair, (4 / 255, 0.6 / 255)):
+            tell(
+                measured(
+                    subject,
+                    name,
+                    "linf",
+                    eps,
+                    options.repeats,
+                    loops=True,
+                    folder=options.torchattacks,
+                )
+            )
     if "beside" in wanted:
-        few = mini_clip(options.set, 64)
+        few = subject.first(64)
         for name, norm, eps in (
             ("fab-t-20", "linf", 1 / 255),
             ("square-500", "linf", 4 / 255),
-            ("cw-l2-50", "l2", 0.25),
+            ("cw-l2-20:search_steps=3", "l2", 0.25),
         ):
-            tell(against_floor(few, name, norm, eps, options.repeats))  # type: ignore[arg-type]
+            tell(measured(few, name, norm, eps, options.repeats))  # type: ignore[arg-type]
         network, threat = golden("cnn-robust_Linf_8-255")
         for name in (*pair, "apgd-t", "fab-t", "square"):
-            tell(against_floor(network, name, threat.norm, threat.eps, options.repeats))
+            tell(measured(network, name, threat.norm, threat.eps, options.repeats))
         network, threat = golden("cnn-robust_L2_1.0")
-        tell(against_floor(network, "cw-l2-100", threat.norm, threat.eps, options.repeats))
+        tell(measured(network, "cw-l2-100", threat.norm, threat.eps, options.repeats))
     if "calls" in wanted:
         for label in ("cnn-robust_Linf_8-255", "cnn-plain_Linf_2-255", "cnn-robust_L2_1.0"):
             for row in calls_beside_the_reference(label):
