@@ -10,6 +10,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import strongest
+
 from zsrobust.cli.output import markdown_table, percent, signed
 from zsrobust.data import load_suite, open_set
 from zsrobust.data.overlap import near_duplicates
@@ -143,6 +145,7 @@ def main() -> None:
         markdown_table(two),
         "Means over the nine sets under each attack, and paired differences:",
         each_attack(two),
+        strongest.section(),
         "## The source itself (held-out images, in no mean)",
         "These 200 images are among the 500 on which rate and schedule were chosen.",
         "At 1/255:",
