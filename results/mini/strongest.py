@@ -1,7 +1,7 @@
 """Write the section "The strongest attack" of docs/results.md from the packed records in results/mini/strongest.
 
-    zsrobust eval mini-clip run:runs/mini/tecoa-ft-eps2 --sets mini --eps 2/255 --limit 50 --out results/strongest \
-        --attacks clean,pgd-paper,pgd-100:step=2/255,autoattack
+    zsrobust eval mini-clip run:runs/mini/tecoa-ft-eps2 --sets mini --eps 2/255 --limit 50 \
+        --attacks clean,pgd-paper,pgd-100:step=2/255,autoattack --out results/strongest
     zsrobust report results/strongest --records results/mini/strongest
     python results/mini/strongest.py
 
@@ -36,9 +36,9 @@ def section() -> str:
             TITLE,
             f"```\n{COMMANDS}\n```",
             "The first 50 samples of each set. `pgd-paper` takes 100 steps of 1/255 and judges the last image "
-            "alone; `pgd-100:step=2/255` takes steps as long as the radius, as the paper does at 1/255, and judges every "
-            "query; `autoattack` is AutoAttack standard: `apgd-ce`, `apgd-t`, `fab-t`, `square`, each on the "
-            "survivors of the one before.",
+            "alone; `pgd-100:step=2/255` takes steps as long as the radius, as the paper does at 1/255, and "
+            "judges every query; `autoattack` is AutoAttack standard: `apgd-ce`, `apgd-t`, `fab-t`, `square`, "
+            "each on the survivors of the one before.",
             _means(table, eps),
             "By set:",
             _sets(table, eps),
