@@ -1,4 +1,4 @@
-"""Write the section "The strongest attack" of docs/results.md from the packed records in results/mini/strongest.
+r"""Write the section "The strongest attack" of docs/results.md from the packed records in results/mini/strongest.
 
     zsrobust eval mini-clip run:runs/mini/tecoa-ft-eps2 --sets mini --eps 2/255 --limit 50 \
         --attacks clean,pgd-paper,pgd-100:step=2/255,autoattack --out results/strongest
