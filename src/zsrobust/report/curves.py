@@ -206,11 +206,12 @@ def draw_points(points: Sequence[CurvePoint], *, title: str) -> Figure:
         figure.suptitle(title, weight="bold", size=10)
         axes = figure.subplots()
         number = 0
+        colours = [colour for colour in _COLOURS if colour != _MUTED]
         for point in points:
             grey = point.colour is not None
-            # Every pair of colour and marker once before one comes again.
-            colour = _MUTED if grey else _COLOURS[number % 8]
-            marker = "X" if grey else MARKERS[(number + number // 8) % 8]
+            # Seven colours beside eight markers: no pair twice among 56 models.
+            colour = _MUTED if grey else colours[number % len(colours)]
+            marker = "X" if grey else MARKERS[number % len(MARKERS)]
             number += not grey
             across, up = _both_ways(point.clean), _both_ways(point.robust)
             axes.errorbar(
