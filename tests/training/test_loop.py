@@ -310,7 +310,7 @@ def test_a_truncated_checkpoint_is_one_line(base, tmp_path, harden_until):
     [
         ({"objective": {"name": "tecoa-pairs"}}, "needs captions"),
         ({"source": {"limit": 1000}}, "source.limit is 1000"),
-        ({"validation": {"split": "train", "limit": 5}}, "hold some images out"),
+        ({"validation": {"split": "train", "limit": 5}}, "is the split that is trained on"),
     ],
 )
 def test_data_that_do_not_fit_are_refused_before_training(
