@@ -14,6 +14,7 @@ from collections import Counter
 from pathlib import Path
 
 from zsrobust.cli.output import flag_notes, percent, signed
+from zsrobust.evaluation.statistics import paired_difference
 from zsrobust.evaluation.stored import read_table
 from zsrobust.evaluation.table import EvaluationTable, Row
 from zsrobust.files import write_text
@@ -40,6 +41,7 @@ def section() -> str:
             "judges every query; `autoattack` is AutoAttack standard: `apgd-ce`, `apgd-t`, `fab-t`, `square`, "
             "each on the survivors of the one before.",
             _means(table, eps),
+            _flattery(table, eps),
             "By set:",
             _sets(table, eps),
             _broken_by(table, eps),
@@ -58,6 +60,20 @@ def _means(table: EvaluationTable, eps: float | None) -> str:
     for model in others:
         cells = [signed(table.difference(base, model, eps, column)) for column in COLUMNS]
         lines.append(f"| {model} minus {base} | paired | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _flattery(table: EvaluationTable, eps: float | None) -> str:
+    """Return by how much each weaker attack flatters, paired on the same samples."""
+    lines = []
+    for model in table.models:
+        rows = table.of(model, eps)
+        strong = [row.values("autoattack") for row in rows]
+        told = [
+            f"{name} by {signed(paired_difference(strong, [row.values(name) for row in rows]))} points"
+            for name in COLUMNS[1:-1]
+        ]
+        lines.append(f"- {model} is flattered, against AutoAttack, {' and '.join(told)}.")
     return "\n".join(lines)
 
 
