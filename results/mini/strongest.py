@@ -70,10 +70,10 @@ def _flattery(table: EvaluationTable, eps: float | None) -> str:
         rows = table.of(model, eps)
         strong = [row.values("autoattack") for row in rows]
         told = [
-            f"{name} by {signed(paired_difference(strong, [row.values(name) for row in rows]))} points"
+            f"by `{name}` {signed(paired_difference(strong, [row.values(name) for row in rows]))} points"
             for name in COLUMNS[1:-1]
         ]
-        lines.append(f"- {model} is flattered, against AutoAttack, {' and '.join(told)}.")
+        lines.append(f"- {model}, flattered against AutoAttack: {', '.join(told)}.")
     return "\n".join(lines)
 
 
