@@ -9,10 +9,8 @@ from typing import Any
 
 import pytest
 import yaml
-from PIL import Image
 
 from zsrobust.errors import UserError
-from zsrobust.training import loop
 from zsrobust.workflows.collection import plan_collection, run_collection
 from zsrobust.workflows.collection_recipe import (
     Collection,
@@ -22,19 +20,14 @@ from zsrobust.workflows.collection_recipe import (
 )
 from zsrobust.workflows.study import run_study
 
+from .conftest import hardenings
+
 Write = Callable[..., str]
 
 
 @pytest.fixture
-def write(toy_recipe: dict[str, Any], tmp_path: Path) -> Write:
+def write(toy_recipe: dict[str, Any], tmp_path: Path, other_set: Path) -> Write:
     """Write a collection of two studies over one base; changes go into it."""
-    root = tmp_path / "other-set"
-    for i, name in enumerate(["cyan cup", "pink tie", "black hat"]):
-        (root / name).mkdir(parents=True)
-        for j in range(4):
-            Image.new("RGB", (16, 16), (80 * i, 60 * j, 255 - 80 * i)).save(
-                root / name / f"{j}.png"
-            )
 
     def writing(**changes: Any) -> str:
         recipe = {
@@ -49,7 +42,7 @@ def write(toy_recipe: dict[str, Any], tmp_path: Path) -> Write:
         }
         fare = {**recipe, "name": "toys/fare", "objective": {"name": "fare"}}
         evaluate = {
-            "sets": f"folder:{root}",
+            "sets": f"folder:{other_set}",
             "attacks": ["clean", "pgd-2"],
             "eps": ["4/255"],
             "limit": 12,
@@ -103,14 +96,7 @@ def test_hardenings_and_cells_are_shared(
     write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     """Each hardening once, each study with its own table; a study alone gives the same numbers."""
-    trained: list[str] = []
-    train = loop._train
-
-    def noting(recipe: Any, run: Any, *rest: Any) -> None:
-        trained.append(run.folder.name)
-        train(recipe, run, *rest)
-
-    monkeypatch.setattr(loop, "_train", noting)
+    trained = hardenings(monkeypatch)
     collection = load(write())
     out = tmp_path / "out"
     names = [[one.folder for one in member.combinations] for member in collection.members]

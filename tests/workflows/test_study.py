@@ -22,6 +22,7 @@ from zsrobust.workflows.study_plan import in_words, plan_study
 from zsrobust.workflows.study_recipe import Choose, load_study, study_names
 
 from ..processes import end, run, start, wait_until
+from .conftest import hardenings
 
 Write = Callable[..., Path]
 
@@ -62,32 +63,6 @@ def write(toy_recipe: dict[str, Any], tmp_path: Path, other_set: Path) -> Write:
         return tmp_path / "study.yaml"
 
     return writing
-
-
-@pytest.fixture(scope="module")
-def other_set(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Twelve plain pictures of three classes that the source does not have."""
-    root = tmp_path_factory.mktemp("other-set")
-    for i, name in enumerate(["cyan cup", "pink tie", "black hat"]):
-        (root / name).mkdir()
-        for j in range(4):
-            Image.new("RGB", (16, 16), (80 * i, 60 * j, 255 - 80 * i)).save(
-                root / name / f"{j}.png"
-            )
-    return root
-
-
-def hardenings(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Return a list that names each hardening that trains from here on."""
-    trained: list[str] = []
-    train = loop._train
-
-    def noting(recipe: Any, run: Any, *rest: Any) -> None:
-        trained.append(run.folder.name)
-        train(recipe, run, *rest)
-
-    monkeypatch.setattr(loop, "_train", noting)
-    return trained
 
 
 def outcomes(folder: Path) -> dict[str, list[str]]:

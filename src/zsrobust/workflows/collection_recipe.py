@@ -25,6 +25,7 @@ from zsrobust.workflows.study_recipe import (
     Study,
     combinations,
     load_study,
+    packaged_names,
     parse_study,
     study_names,
 )
@@ -69,14 +70,7 @@ def folder_of(study: Study) -> str:
 
 def collection_names() -> list[str]:
     """Return the collections that come with the package, "mini/scale" and so on."""
-    root = resources.files("zsrobust") / "recipes"
-    return sorted(
-        f"{group.name}/{file.name.removesuffix('.yaml')}"
-        for group in root.iterdir()
-        if group.is_dir() and (group / "collections").is_dir()
-        for file in (group / "collections").iterdir()
-        if file.name.endswith(".yaml")
-    )
+    return packaged_names("collections")
 
 
 def read_collection(name_or_file: str) -> CollectionFile | None:

@@ -238,12 +238,17 @@ class Combination:
 
 def study_names() -> list[str]:
     """Return the studies that come with the package, "tiny/size" and so on."""
+    return packaged_names("studies")
+
+
+def packaged_names(kind: str) -> list[str]:
+    """Return GROUP/NAME of every YAML file in a folder of this name beside the package's recipes, sorted."""
     root = resources.files("zsrobust") / "recipes"
     return sorted(
         f"{group.name}/{file.name.removesuffix('.yaml')}"
         for group in root.iterdir()
-        if group.is_dir() and (group / "studies").is_dir()
-        for file in (group / "studies").iterdir()
+        if group.is_dir() and (group / kind).is_dir()
+        for file in (group / kind).iterdir()
         if file.name.endswith(".yaml")
     )
 
