@@ -41,7 +41,7 @@ def command(
     if plan:
         from zsrobust.workflows.study_plan import plan_study
 
-        found = plan_study(loaded, combinations, folder)
+        found = plan_study(loaded, combinations, folder, notify=say)
         if as_json:
             print_json(found.to_json())
         else:
@@ -62,7 +62,7 @@ def _run_collection(collection: Collection, *, plan: bool, out: Path | None, as_
 
     folder = Path("runs") / "studies" / collection.name if out is None else out
     if plan:
-        plans = plan_collection(collection, folder)
+        plans = plan_collection(collection, folder, notify=say)
         if as_json:
             named = zip(collection.members, plans, strict=True)
             print_json({member.folder: found.to_json() for member, found in named})

@@ -52,8 +52,15 @@ def run_collection(
         ]
 
 
-def plan_collection(collection: Collection, out: str | Path) -> list[StudyPlan]:
+def plan_collection(
+    collection: Collection, out: str | Path, *, notify: Notify | None = None
+) -> list[StudyPlan]:
     """Return a plan a study; a hardening that an earlier study brings is left out of the later ones.
+
+    Args:
+        collection: see `load_collection`.
+        out: its folder; nothing is written into it.
+        notify: as in `plan_study`.
 
     Raises:
         UserError: as `run_collection`.
@@ -65,7 +72,12 @@ def plan_collection(collection: Collection, out: str | Path) -> list[StudyPlan]:
     plans = []
     for member in collection.members:
         plan = plan_study(
-            member.study, member.combinations, folder / member.folder, shared=folder, costs=costs
+            member.study,
+            member.combinations,
+            folder / member.folder,
+            shared=folder,
+            costs=costs,
+            notify=notify,
         )
         plans.append(replace(plan, runs=[run for run in plan.runs if run.folder not in seen]))
         seen |= {run.folder for run in plan.runs}

@@ -19,6 +19,7 @@ from zsrobust import data
 from zsrobust.attacks import plan as read_attack
 from zsrobust.attacks.names import queries
 from zsrobust.evaluation.evaluate import open_suite, open_to_measure
+from zsrobust.evaluation.measure import Notify
 from zsrobust.files import read_json_lines
 from zsrobust.hashing import sha256_json
 from zsrobust.threat import Threat
@@ -97,6 +98,7 @@ def plan_study(
     *,
     shared: str | Path | None = None,
     costs: dict[str, Cost] | None = None,
+    notify: Notify | None = None,
 ) -> StudyPlan:
     """Return what is done, and the expected time of the rest; no set is measured.
 
@@ -106,6 +108,7 @@ def plan_study(
         out: the study's folder, there or not; nothing is written into it.
         shared: as in `run_study`.
         costs: of kinds of steps that were timed already; what is timed here is put in.
+        notify: called with one line before steps are timed, which takes seconds.
 
     Raises:
         UserError: as `run_study`.
@@ -119,7 +122,10 @@ def plan_study(
     def cost(recipe: Recipe) -> Cost:
         key = sha256_json(cost_of(recipe))
         if key not in timed:
-            timed[key] = _from_finished(finished, recipe) or _from_steps(recipe)
+            known = _from_finished(finished, recipe)
+            if known is None and notify is not None:
+                notify(f"timing steps of {recipe.name} ...")
+            timed[key] = known or _from_steps(recipe)
         return timed[key]
 
     runs: list[PlannedRun] = []
@@ -174,10 +180,11 @@ def _from_finished(finished: list[dict[str, Any]], recipe: Recipe) -> Cost | Non
 
 
 def _from_steps(recipe: Recipe) -> Cost:
-    """Time one step and four on the recipe's first images, each twice: the faster was disturbed less."""
-    short = min(_probe(recipe, 1) for _ in range(2))
-    long = min(_probe(recipe, _PROBED) for _ in range(2))
-    if long <= short:  # the machine was busy with something else
+    """Time one step and four on the recipe's first images; again if the four seem to cost no more."""
+    short, long = _probe(recipe, 1), _probe(recipe, _PROBED)
+    if long <= short:  # something else disturbed one of them
+        short, long = min(short, _probe(recipe, 1)), max(long, _probe(recipe, _PROBED))
+    if long <= short:
         return Cost(0.0, long / _PROBED, "real steps")
     step = (long - short) / (_PROBED - 1)
     return Cost(max(short - step, 0.0), step, "real steps")
