@@ -30,7 +30,7 @@ from zsrobust.evaluation.statistics import (
     paired_difference,
     wilson,
 )
-from zsrobust.evaluation.stored import read_table
+from zsrobust.evaluation.stored import table_of
 from zsrobust.evaluation.table import CLEAN, ROBUST, EvaluationTable, Row
 from zsrobust.files import write_text
 from zsrobust.report.curves import Curve, CurvePoint, Panel, draw_lines, save_figure
@@ -128,8 +128,8 @@ def measured(name: str) -> Measured:
     placed = _json("models.json")[name]["places"]
     weights = list(dict.fromkeys(one["weights"] for one in placed))
     evaluate = member.study.evaluate
-    stored = read_table(
-        [HERE / "records"],
+    stored = table_of(
+        _cells(),
         models=weights,
         norm=evaluate.norm,
         eps=evaluate.eps,

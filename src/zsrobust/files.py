@@ -11,7 +11,7 @@ import contextlib
 import errno
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -56,6 +56,25 @@ def refuse_file(folder: Path) -> None:
             if not place.is_dir():
                 raise UserError(f"cannot write {folder}: {place} is a file; name another folder.")
             return
+
+
+def refuse_others(folder: Path, own: Container[str], what: str) -> None:
+    """Refuse a folder that holds anything but what a command writes there; hidden files do not count.
+
+    Args:
+        folder: there or not.
+        own: the names that the command writes.
+        what: in words, "an earlier study".
+
+    Raises:
+        UserError: naming the first other one.
+    """
+    found = folder.iterdir() if folder.is_dir() else ()
+    others = sorted(f.name for f in found if f.name not in own and not f.name.startswith("."))
+    if others:
+        raise UserError(
+            f"{folder} holds something else than {what} ({others[0]}): name a new or empty --out."
+        )
 
 
 def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:

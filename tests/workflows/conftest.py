@@ -11,6 +11,20 @@ from PIL import Image
 from zsrobust.training import loop
 
 
+@pytest.fixture
+def short_recipe(toy_recipe: dict[str, Any]) -> dict[str, Any]:
+    """Return a hardening of the tiny model in a few small steps, with held-out images."""
+    return {
+        **toy_recipe,
+        "validation": {"split": "val", "limit": 20, "attack": "pgd-2", "every": "never"},
+        "threat": {"eps": "4/255"},
+        "epochs": 1,
+        "batch": 8,
+        "device": "cpu",
+        "threads": 1,
+    }
+
+
 @pytest.fixture(scope="module")
 def other_set(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Twelve plain pictures of three classes that the source does not have."""

@@ -26,20 +26,11 @@ Write = Callable[..., str]
 
 
 @pytest.fixture
-def write(toy_recipe: dict[str, Any], tmp_path: Path, other_set: Path) -> Write:
+def write(short_recipe: dict[str, Any], tmp_path: Path, other_set: Path) -> Write:
     """Write a collection of two studies over one base; changes go into it."""
 
     def writing(**changes: Any) -> str:
-        recipe = {
-            **toy_recipe,
-            "name": "toys/plain",
-            "validation": {"split": "val", "limit": 20, "attack": "pgd-2", "every": "never"},
-            "threat": {"eps": "4/255"},
-            "epochs": 1,
-            "batch": 8,
-            "device": "cpu",
-            "threads": 1,
-        }
+        recipe = {**short_recipe, "name": "toys/plain"}
         fare = {**recipe, "name": "toys/fare", "objective": {"name": "fare"}}
         evaluate = {
             "sets": f"folder:{other_set}",

@@ -33,19 +33,10 @@ SIZE = [
 
 
 @pytest.fixture
-def write(toy_recipe: dict[str, Any], tmp_path: Path, other_set: Path) -> Write:
+def write(short_recipe: dict[str, Any], tmp_path: Path, other_set: Path) -> Write:
     """Write a study of the tiny model and its base recipe, beside each other; changes go into the study."""
 
     def writing(**changes: Any) -> Path:
-        recipe = {
-            **toy_recipe,
-            "validation": {"split": "val", "limit": 20, "attack": "pgd-2", "every": "never"},
-            "threat": {"eps": "4/255"},
-            "epochs": 1,
-            "batch": 8,
-            "device": "cpu",
-            "threads": 1,
-        }
         study = {
             "name": "toy-size",
             "base": "base.yaml",
@@ -58,7 +49,7 @@ def write(toy_recipe: dict[str, Any], tmp_path: Path, other_set: Path) -> Write:
             },
         }
         study |= changes
-        (tmp_path / "base.yaml").write_text(yaml.safe_dump(recipe))
+        (tmp_path / "base.yaml").write_text(yaml.safe_dump(short_recipe))
         (tmp_path / "study.yaml").write_text(yaml.safe_dump(study))
         return tmp_path / "study.yaml"
 

@@ -168,12 +168,11 @@ def _line(cell: Cell, samples: Samples, margins: dict[str, dict[int, float]]) ->
             values = [_rounded(value, _DIGITS[name]) for value in values]
         if name == "clean_margin":
             known = margins.setdefault(_family(content), {})
-            before = dict(known)
-            known |= {
-                row: value for row, value in zip(rows, values, strict=True) if row not in known
-            }
-            if all(before.get(row) == value for row, value in zip(rows, values, strict=True)):
-                continue  # as the clean cell has them
+            told = all(known.get(row) == value for row, value in zip(rows, values, strict=True))
+            for row, value in zip(rows, values, strict=True):
+                known.setdefault(row, value)
+            if told:  # by the clean cell
+                continue
         if all(value == getattr(defaults, name) for value in values):
             continue
         line[name] = "".join("01"[v] for v in values) if name in _FLAGS else values

@@ -67,8 +67,22 @@ def read_table(
         UserError: if a folder holds no cells, a cell is damaged, a name is unknown, a set was measured in
             several ways (templates, resolution, seed, ...), an attack was run in several, or nothing is left.
     """
+    cells = [cell for folder in map(Path, folders) for cell in read_cells(folder)]
+    return table_of(cells, models=models, norm=norm, eps=eps, attacks=attacks, sources=sources)
+
+
+def table_of(
+    cells: Iterable[Cell],
+    *,
+    models: Sequence[str] = (),
+    norm: str | None = None,
+    eps: Sequence[float] = (),
+    attacks: Sequence[str] = (),
+    sources: Sequence[str] = (),
+) -> Stored:
+    """Return the table of cells that were read already; they are not changed. All else as `read_table`."""
     notes: list[str] = []
-    cells = _read(folders, notes)
+    cells = _usable(cells, notes)
     names = _model_names(cells)
     chosen = _choose_models(cells, names, models)
     cells = [cell for cell in cells if cell.key.content["weights"] in chosen]
@@ -141,22 +155,19 @@ def _eps(cell: Cell) -> float | None:
     return None if threat is None else float(threat["eps"])
 
 
-def _read(folders: Iterable[str | Path], notes: list[str]) -> list[Cell]:
-    """Return all cells with records; the same cell in two folders becomes one."""
+def _usable(cells: Iterable[Cell], notes: list[str]) -> list[Cell]:
+    """Return all cells with records; the same cell from two folders becomes one."""
     found: dict[str, Cell] = {}
     old = heads = 0
-    for folder in map(Path, folders):
-        for cell in read_cells(folder):
-            if cell.key.content.get("protocol") != PROTOCOL:
-                old += 1
-            elif "head" in cell.key.content["texts"]:
-                heads += 1
-            elif cell.key.digest in found:
-                found[cell.key.digest].records |= cell.records
-                found[cell.key.digest].starts += cell.starts
-                found[cell.key.digest].probe = found[cell.key.digest].probe or cell.probe
-            elif cell.records:
-                found[cell.key.digest] = cell
+    for cell in cells:
+        if cell.key.content.get("protocol") != PROTOCOL:
+            old += 1
+        elif "head" in cell.key.content["texts"]:
+            heads += 1
+        elif cell.key.digest in found:
+            found[cell.key.digest] = _joined(found[cell.key.digest], cell)
+        elif cell.records:
+            found[cell.key.digest] = cell
     if old:
         notes.append(f"{old} cell(s) of another protocol version are left out.")
     if heads:
@@ -164,6 +175,15 @@ def _read(folders: Iterable[str | Path], notes: list[str]) -> list[Cell]:
             f"{heads} cell(s) of trained heads are left out: they are no zero-shot numbers."
         )
     return list(found.values())
+
+
+def _joined(first: Cell, second: Cell) -> Cell:
+    """Return a cell with what two of one key hold."""
+    joined = Cell(first.key, None)
+    joined.records = first.records | second.records
+    joined.starts = [*first.starts, *second.starts]
+    joined.probe = first.probe or second.probe
+    return joined
 
 
 def read_cells(folder: Path) -> list[Cell]:

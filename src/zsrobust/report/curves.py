@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain, cycle, repeat
 from pathlib import Path
 from typing import Any
 
@@ -116,11 +117,7 @@ def _line_panel(axes: Any, panel: Panel, column: str, *, log: bool, joined: bool
         axes.errorbar(
             [point.x for point in curve.points],
             value,
-            # A bootstrap's interval need not hold the value to the last digit.
-            yerr=[
-                [max(0.0, 100 * (i.value - i.low)) for i in found],
-                [max(0.0, 100 * (i.high - i.value)) for i in found],
-            ],
+            yerr=_reach(found),
             color=colour,
             marker=marker,
             markersize=5,
@@ -194,31 +191,32 @@ def draw_trade_off(panels: Sequence[Panel], *, title: str) -> Figure:
         return figure
 
 
-def draw_points(points: Sequence[CurvePoint], *, title: str) -> Figure:
+def draw_points(
+    points: Sequence[CurvePoint], reference: Sequence[CurvePoint], *, title: str
+) -> Figure:
     """Return clean against robust accuracy, a point a model with its intervals, the names in a legend beside it.
 
     Args:
-        points: one a model; one with a colour is a reference, drawn in grey.
+        points: one a model.
+        reference: models before hardening, in front and in grey.
         title: above the figure.
     """
     with rc_context(_STYLE):  # type: ignore[arg-type]
-        figure = Figure(figsize=(7.6, max(4.2, 0.19 * len(points) + 1.2)), layout="constrained")
+        height = max(4.2, 0.19 * (len(reference) + len(points)) + 1.2)
+        figure = Figure(figsize=(7.6, height), layout="constrained")
         figure.suptitle(title, weight="bold", size=10)
         axes = figure.subplots()
-        number = 0
-        colours = [colour for colour in _COLOURS if colour != _MUTED]
-        for point in points:
-            grey = point.colour is not None
-            # Seven colours beside eight markers: no pair twice among 56 models.
-            colour = _MUTED if grey else colours[number % len(colours)]
-            marker = "X" if grey else MARKERS[number % len(MARKERS)]
-            number += not grey
-            across, up = _both_ways(point.clean), _both_ways(point.robust)
+        # Seven colours beside eight markers: no pair twice among 56 models.
+        colours = cycle([colour for colour in _COLOURS if colour != _MUTED])
+        looks = chain(
+            repeat((_MUTED, "X"), len(reference)), zip(colours, cycle(MARKERS), strict=False)
+        )
+        for point, (colour, marker) in zip([*reference, *points], looks, strict=False):
             axes.errorbar(
                 100 * point.clean.value,
                 100 * point.robust.value,
-                xerr=across,
-                yerr=up,
+                xerr=_reach([point.clean]),
+                yerr=_reach([point.robust]),
                 color=colour,
                 marker=marker,
                 markersize=6,
@@ -237,19 +235,18 @@ def draw_points(points: Sequence[CurvePoint], *, title: str) -> Figure:
         return figure
 
 
-def _both_ways(interval: Interval) -> list[list[float]]:
-    """Return how far the interval reaches below and above its value, in per cent."""
-    value = interval.value
+def _reach(intervals: Sequence[Interval]) -> list[list[float]]:
+    """Return how far intervals reach below and above their values, in per cent, as error bars take it."""
     # A bootstrap's interval need not hold the value to the last digit.
     return [
-        [max(0.0, 100 * (value - interval.low))],
-        [max(0.0, 100 * (interval.high - value))],
+        [max(0.0, 100 * (i.value - i.low)) for i in intervals],
+        [max(0.0, 100 * (i.high - i.value)) for i in intervals],
     ]
 
 
 def _ring(axes: Any, point: CurvePoint, colour: str) -> None:
     x, y = 100 * point.clean.value, 100 * point.robust.value
-    across, up = _both_ways(point.clean), _both_ways(point.robust)
+    across, up = _reach([point.clean]), _reach([point.robust])
     axes.errorbar(x, y, xerr=across, yerr=up, color=colour, elinewidth=0.9, capsize=2)
     axes.plot(
         x,

@@ -12,11 +12,10 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from zsrobust.errors import UserError
 from zsrobust.evaluation.measure import Notify
-from zsrobust.files import folder_lock
+from zsrobust.files import folder_lock, refuse_others
 from zsrobust.workflows.collection_recipe import Collection
-from zsrobust.workflows.study import Outcome, check_study, refuse_other_study, run_study
+from zsrobust.workflows.study import Outcome, check_study, refuse_other_study, run_checked_study
 from zsrobust.workflows.study_plan import Cost, StudyPlan, plan_study
 from zsrobust.workflows.study_recipe import SHARED_NAMES
 
@@ -40,11 +39,11 @@ def run_collection(
         check_study(member.study, member.combinations)
     with folder_lock(folder):
         return [
-            run_study(
+            run_checked_study(
                 member.study,
                 member.combinations,
                 folder / member.folder,
-                shared=folder,
+                folder,
                 progress=progress,
                 notify=notify,
             )
@@ -91,12 +90,6 @@ def _refuse_other(collection: Collection, folder: Path) -> None:
         UserError: then.
     """
     own = {*SHARED_NAMES, *(member.folder for member in collection.members)}
-    found = folder.iterdir() if folder.is_dir() else ()
-    others = sorted(f.name for f in found if f.name not in own and not f.name.startswith("."))
-    if others:
-        raise UserError(
-            f"{folder} holds something else than an earlier collection {collection.name} ({others[0]}): name a "
-            "new or empty --out."
-        )
+    refuse_others(folder, own, f"an earlier collection {collection.name}")
     for member in collection.members:
         refuse_other_study(member.study, folder / member.folder)

@@ -19,7 +19,6 @@ from zsrobust.training.recipe import (
     read_mapping,
 )
 from zsrobust.workflows.study_recipe import (
-    RECIPE_KEY,
     SHARED_NAMES,
     Combination,
     Study,
@@ -27,6 +26,7 @@ from zsrobust.workflows.study_recipe import (
     load_study,
     packaged_names,
     parse_study,
+    split_overrides,
     study_names,
 )
 
@@ -115,7 +115,7 @@ def load_collection(name_or_file: str, overrides: list[str] | None = None) -> Co
                 raise unknown_name("study", one, study_names(), "Or give a .yaml file.")
             members.append(Member(*load_study(place, overrides)))
         else:
-            members.append(Member(*_written_out(one, name_or_file, overrides or [])))
+            members.append(Member(*_written_out(one, name_or_file, overrides)))
     folders = [member.folder for member in members]
     for name in folders:
         if folders.count(name) > 1:
@@ -130,10 +130,9 @@ def load_collection(name_or_file: str, overrides: list[str] | None = None) -> Co
 
 
 def _written_out(
-    data: dict[str, Any], where: str, overrides: list[str]
+    data: dict[str, Any], where: str, overrides: list[str] | None
 ) -> tuple[Study, list[Combination]]:
-    own = [o for o in overrides if not o.startswith(RECIPE_KEY)]
-    everywhere = [o.removeprefix(RECIPE_KEY) for o in overrides if o.startswith(RECIPE_KEY)]
+    own, everywhere = split_overrides(overrides)
     study = parse_study(put_overrides(dict(data), own), f"{data.get('name', '?')} of {where}")
     return study, combinations(study, everywhere, where)
 

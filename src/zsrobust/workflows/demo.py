@@ -17,6 +17,7 @@ from pathlib import Path
 from zsrobust.errors import UserError
 from zsrobust.evaluation.examples import collect_examples
 from zsrobust.evaluation.table import EvaluationTable
+from zsrobust.files import refuse_others
 from zsrobust.report.build import build_report
 from zsrobust.threat import format_eps
 from zsrobust.training.loop import harden
@@ -68,7 +69,7 @@ def demo(
     if wanted is None:
         raise UserError("the demo measures what it hardened: leave the recipes' evaluate block in.")
     check_evaluation(wanted)
-    _refuse_other_folder(folder)
+    refuse_others(folder, {"runs", "results", "report.html"}, "an earlier demo")
     runs = {
         label: harden(
             recipe, folder / "runs" / RECIPES[label].rpartition("/")[2], progress=progress
@@ -118,14 +119,3 @@ def _about(recipe: Recipe) -> str:
         "paper (Mao et al., ICLR 2023), trains a linear layer without texts, on the same images. Both harden "
         f"within {format_eps(recipe.threat.eps)}."
     )
-
-
-def _refuse_other_folder(folder: Path) -> None:
-    """Refuse a folder that holds anything but an earlier demo."""
-    known = {"runs", "results", "report.html"}
-    found = folder.iterdir() if folder.is_dir() else ()
-    others = sorted(f.name for f in found if f.name not in known and not f.name.startswith("."))
-    if others:
-        raise UserError(
-            f"{folder} holds something else than an earlier demo ({others[0]}): name a new or empty --out."
-        )

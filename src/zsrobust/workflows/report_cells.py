@@ -10,7 +10,7 @@ from typing import Any
 
 from zsrobust.errors import EnvironmentFault, UserError
 from zsrobust.evaluation.packed import write_packed
-from zsrobust.evaluation.stored import bare_spec, read_cells, read_table
+from zsrobust.evaluation.stored import bare_spec, read_cells, table_of
 from zsrobust.evaluation.table import EvaluationTable
 from zsrobust.models import load_clip
 from zsrobust.models.load import read_adaptation
@@ -79,7 +79,8 @@ def report_cells(
     if not results:
         raise UserError("no folder of results given: runs alone hold no cells.")
     specs, names = _split_names(models)
-    stored = read_table(results, models=specs, norm=norm, eps=eps, attacks=attacks, sources=sources)
+    cells = [cell for folder in results for cell in read_cells(folder)]
+    stored = table_of(cells, models=specs, norm=norm, eps=eps, attacks=attacks, sources=sources)
     table = stored.table
     # A model may be given by its fingerprint: its name then belongs to the spec that the table has.
     labels = {stored.named[spec]: name for spec, name in names.items()}
@@ -96,7 +97,7 @@ def report_cells(
         commands=[_command(folders, path, title, models, norm, eps, attacks, sources)],
     )
     if records is not None:
-        write_packed([cell for folder in results for cell in read_cells(folder)], records)
+        write_packed(cells, records)
     return Report(path, table, summarise(table, label_models(table, labels)), notes)
 
 

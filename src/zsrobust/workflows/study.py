@@ -22,7 +22,7 @@ from zsrobust.errors import UserError
 from zsrobust.evaluation.measure import Notify
 from zsrobust.evaluation.statistics import Interval, mean_over_sets
 from zsrobust.evaluation.table import CLEAN, ROBUST, EvaluationTable
-from zsrobust.files import JsonLines, folder_lock, write_json, write_text
+from zsrobust.files import JsonLines, folder_lock, refuse_others, write_json, write_text
 from zsrobust.machine import training_device
 from zsrobust.models import Clip, interpolate, load_clip
 from zsrobust.report.curves import (
@@ -124,7 +124,6 @@ def run_study(
     combinations: Sequence[Combination],
     out: str | Path,
     *,
-    shared: str | Path | None = None,
     progress: bool = False,
     notify: Notify | None = None,
 ) -> Outcome:
@@ -134,8 +133,6 @@ def run_study(
         study: see `load_study`.
         combinations: its hardenings.
         out: the study's folder.
-        shared: where runs, cells, held-out scores and times lie; None is `out`. Several studies may share
-            them, one after the other.
         progress: draw progress bars on the terminal.
         notify: called with one line where something deserves saying.
 
@@ -144,19 +141,41 @@ def run_study(
         EnvironmentFault: if the folder cannot be written or another process works in it.
     """
     folder = Path(out)
-    common = folder if shared is None else Path(shared)
     refuse_other_study(study, folder)
     check_study(study, combinations)
+    return run_checked_study(study, combinations, folder, folder, progress=progress, notify=notify)
+
+
+def run_checked_study(
+    study: Study,
+    combinations: Sequence[Combination],
+    folder: Path,
+    shared: Path,
+    *,
+    progress: bool = False,
+    notify: Notify | None = None,
+) -> Outcome:
+    """Do what `run_study` does, of a study that `refuse_other_study` and `check_study` let pass.
+
+    Args:
+        study: as in `run_study`.
+        combinations: as in `run_study`.
+        folder: the study's own.
+        shared: where runs, cells, held-out scores and times lie. Several studies may share them, one after
+            the other.
+        progress: as in `run_study`.
+        notify: as in `run_study`.
+    """
     with folder_lock(folder):
         runs = {
-            one.folder: _harden(one, common, progress, notify) for one in _each_run(combinations)
+            one.folder: _harden(one, shared, progress, notify) for one in _each_run(combinations)
         }
         rule = study.choose or Choose()
         chosen: dict[str, Chosen] = {}
         if study.mix_axis is not None:
             _refuse_other_rule(folder, rule)
             chosen = {
-                one.folder: _choose(study, one, runs[one.folder], rule, common)
+                one.folder: _choose(study, one, runs[one.folder], rule, shared)
                 for one in _each_run(combinations)
             }
         choices = {
@@ -165,7 +184,7 @@ def run_study(
         }
         if chosen:
             write_json(folder / "choices.json", {"rule": asdict_rule(rule), "runs": choices})
-        table, places = _measure(study, combinations, runs, chosen, common, progress, notify)
+        table, places = _measure(study, combinations, runs, chosen, shared, progress, notify)
         figures = save_figure(draw(study, places), folder)
         write_text(folder / "table.md", markdown(study, places))
         record = {
@@ -203,12 +222,7 @@ def refuse_other_study(study: Study, folder: Path) -> None:
     Raises:
         UserError: then.
     """
-    found = folder.iterdir() if folder.is_dir() else ()
-    others = sorted(f.name for f in found if f.name not in _OWN and not f.name.startswith("."))
-    if others:
-        raise UserError(
-            f"{folder} holds something else than an earlier study ({others[0]}): name a new or empty --out."
-        )
+    refuse_others(folder, _OWN, "an earlier study")
     record = folder / "study.json"
     if record.is_file():
         try:
@@ -459,11 +473,11 @@ def draw(study: Study, places: list[Place]) -> Any:
     if axis is not None:
         return draw_trade_off(panels, title=title)
     if study.figure.kind == "points":
-        found = [
-            CurvePoint(0, _name(p), p.clean, p.robust, colour=None if p.hardened else 0)
-            for p in places
-        ]
-        return draw_points(found, title=title)
+        unhardened, hardened = (
+            [CurvePoint(0, _name(p), p.clean, p.robust) for p in places if p.hardened == kind]
+            for kind in (False, True)
+        )
+        return draw_points(hardened, unhardened, title=title)
     log = study.figure.scale == "log" and positions is not None
     return draw_lines(panels, title=title, x_label=x, log=log, named=positions is None)
 

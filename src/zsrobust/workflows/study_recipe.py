@@ -268,10 +268,16 @@ def load_study(
             in a recipe that an axis makes.
         EnvironmentFault: if a file cannot be read.
     """
+    own, everywhere = split_overrides(overrides)
+    study = read_study(name_or_file, own)
+    return study, combinations(study, everywhere, name_or_file)
+
+
+def split_overrides(overrides: list[str] | None) -> tuple[list[str], list[str]]:
+    """Return the overrides of the study, and those of every recipe in it, without their "recipe."."""
     given = overrides or []
     everywhere = [o.removeprefix(RECIPE_KEY) for o in given if o.startswith(RECIPE_KEY)]
-    study = read_study(name_or_file, [o for o in given if not o.startswith(RECIPE_KEY)])
-    return study, combinations(study, everywhere, name_or_file)
+    return [o for o in given if not o.startswith(RECIPE_KEY)], everywhere
 
 
 def read_study(name_or_file: str, overrides: list[str] | None = None) -> Study:
