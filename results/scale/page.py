@@ -9,6 +9,7 @@ loaded, and no image opened.
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -44,6 +45,7 @@ HERE = Path(__file__).resolve().parent
 DOCS = HERE.parents[1] / "docs"
 COLLECTION = "mini/scale"
 BEFORE = "before"
+TECOA = "TeCoA, fine-tuning"
 CLOSE = 0.03
 """What "close to" allows, in [0, 1]."""
 
@@ -186,6 +188,11 @@ def findings() -> str:
     return "\n".join(lines)
 
 
+def _label(one: dict[str, Any]) -> str:
+    """Return a place's labels; of the model before, its name."""
+    return ", ".join(one["labels"].values()) or "mini-clip"
+
+
 def _called(study: Measured, label: str) -> str:
     if label == BEFORE:
         return "mini-clip"
@@ -199,7 +206,6 @@ def _called(study: Measured, label: str) -> str:
 def main_table() -> str:
     """Return the rows at 2/255: means, differences to CLIP and to fine-tuned TeCoA, AutoAttack, flags."""
     rows, strong = measured("rows"), measured("autoattack")
-    tecoa = "TeCoA, fine-tuning"
     head = [
         "row", "clean", "robust", "clean minus mini-clip", "robust minus mini-clip",
         "clean minus TeCoA", "robust minus TeCoA", "autoattack-fare, 50 a set", "flags",
@@ -210,7 +216,7 @@ def main_table() -> str:
         own = rows.rows(one)
         cells = ["mini-clip" if label == BEFORE else label]
         cells += [percent(rows.mean(own, column)) for column in (CLEAN, ROBUST)]
-        for to in (BEFORE, tecoa):
+        for to in (BEFORE, TECOA):
             same = label == to
             for column in (CLEAN, ROBUST):
                 cells.append("" if same else signed(difference(rows, label, to, column)))
@@ -249,7 +255,7 @@ def per_set(name: str, column: str) -> str:
         f"|{'---|' * (len(sets) + 1)}",
     ]
     for one in study.placed:
-        label = ", ".join(one["labels"].values()) or "mini-clip"
+        label = _label(one)
         cells = [
             f"{percent(row.accuracy(column))} {_marks(study, [row], column)}".strip()
             for row in study.rows(one)
@@ -258,12 +264,73 @@ def per_set(name: str, column: str) -> str:
     return "\n".join([*lines, "", legend(study)])
 
 
+def per_set_difference(name: str, to: str, column: str) -> str:
+    """Return each row minus one of them on each set, paired by sample."""
+    study = measured(name)
+    (reference,) = study.find(to)
+    others = [one for one in study.placed if one is not reference]
+    sets = [row.image_set for row in study.rows(reference)]
+    lines = [
+        f"| row minus {_called(study, to)} | {' | '.join(s.removeprefix('mini/') for s in sets)} |",
+        f"|{'---|' * (len(sets) + 1)}",
+    ]
+    for one in others:
+        cells = [
+            signed(paired_difference([base.values(column)], [row.values(column)]))
+            for base, row in zip(study.rows(reference), study.rows(one), strict=True)
+        ]
+        lines.append(f"| {_label(one)} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def flattery(name: str, stronger: str = "", column: str = ROBUST) -> str:
+    """Return by how much the attacks of a study flatter, paired by sample.
+
+    Args:
+        name: the study.
+        stronger: another study of the same samples and radius whose `column` is what they are held against;
+            empty is the study itself.
+        column: of `stronger`.
+    """
+    study, strong = measured(name), measured(stronger or name)
+    weaker = [
+        c for c in study.table.columns if c not in (CLEAN, ROBUST) and (stronger or c != column)
+    ]
+    lines = []
+    for one in study.placed:
+        own = study.rows(one)
+        found = next(
+            x for x in strong.placed if (x["weights"], x["eps"]) == (one["weights"], one["eps"])
+        )
+        against = strong.rows(found)
+        if [row.ids for row in own] != [row.ids for row in against]:
+            raise SystemExit(f"{name} and {stronger} measured other samples")
+        held = [row.values(column) for row in against]
+        told = [
+            f"by `{c}` {signed(paired_difference(held, [row.values(c) for row in own]))}"
+            for c in weaker
+        ]
+        lines.append(f"- {_label(one)} is flattered {', '.join(told)} points.")
+    return "\n".join(lines)
+
+
+def broken_by(name: str, column: str) -> str:
+    """Return how many samples each member of an ensemble broke."""
+    study = measured(name)
+    lines = []
+    for one in study.placed:
+        found = Counter(by for row in study.rows(one) for by in row.by[column] if by)
+        told = ", ".join(f"{member} {count}" for member, count in found.most_common())
+        lines.append(f"- {_label(one)}: broken by {told or 'nothing'}.")
+    return "\n".join(lines)
+
+
 def source_column(name: str) -> str:
     """Return what the rows do on source images that neither trained nor chose anything."""
     study = measured(name)
     lines = ["| row | n | clean | robust |", "|---|---|---|---|"]
     for one in study.placed:
-        label = ", ".join(one["labels"].values()) or "mini-clip"
+        label = _label(one)
         for row in study.rows(one, source=True):
             lines.append(
                 f"| {label} | {len(row.ids)} | {percent(row.accuracy(CLEAN))} | {percent(row.accuracy(ROBUST))} |"
@@ -319,7 +386,7 @@ def each_attack(name: str) -> str:
     for one in study.placed:
         own = study.rows(one)
         flagged = _marks(study, own)
-        label = ", ".join(one["labels"].values()) or "mini-clip"
+        label = _label(one)
         cells = [percent(study.mean(own, column)) for column in columns]
         lines.append(
             f"| {label} | {sum(len(r.ids) for r in own)} | {' | '.join(cells)} | {flagged} |"
@@ -332,7 +399,7 @@ def of_study(name: str) -> str:
     study = measured(name)
     places = study.places
     flagged = [
-        f"{', '.join(one['labels'].values()) or 'mini-clip'} {marks}"
+        f"{_label(one)} {marks}"
         for one in study.placed
         if (marks := _marks(study, study.rows(one)))
     ]
@@ -352,7 +419,7 @@ def against_eps() -> str:
     radii = sorted(study.study.evaluate.eps)
     curves = []
     for colour, label in enumerate([BEFORE, *study.study.axes[0].labels]):
-        points = []
+        points: list[CurvePoint] = []
         for eps in radii:
             (one,) = study.find(label, eps)
             clean, robust = (study.mean(study.rows(one), column) for column in (CLEAN, ROBUST))
@@ -486,6 +553,15 @@ def main() -> None:
         *_section("On each set: clean", per_set("rows", CLEAN)),
         *_section("On each set: robust, 2/255", per_set("rows", ROBUST)),
         *_section(
+            "On each set: paired differences, 2/255",
+            *(
+                part
+                for to in (BEFORE, TECOA)
+                for column in (CLEAN, ROBUST)
+                for part in (f"{column.capitalize()}, points:", per_set_difference("rows", to, column))
+            ),
+        ),
+        *_section(
             "The source, by class texts",
             "200 held-out images behind the 500 on which rates were chosen. They enter no mean.",
             source_column("rows"),
@@ -507,12 +583,17 @@ def main() -> None:
             "`pgd-paper`: 100 steps as long as the radius, the last query alone judged; beside the union above it "
             "shows how much it flatters.",
             each_attack("paper-attack"),
+            "Against the union of `pgd-20` and `cw-margin-20`, on the same samples:",
+            flattery("paper-attack", "rows-eps1"),
         ),
         *_section(
             "The strongest attack at 2/255",
             "AutoAttack standard on the first 50 samples a set, and beside it PGD-100 with a step as long as the "
             "radius, every query judged, and the paper's own attack.",
             each_attack("strongest"),
+            "Against AutoAttack, on the same samples:",
+            flattery("strongest", column=measured("strongest").study.evaluate.attacks[-1]),
+            broken_by("strongest", measured("strongest").study.evaluate.attacks[-1]),
             per_set("strongest", ROBUST),
         ),
         *_section("Studies"),
