@@ -76,6 +76,45 @@ def test_few_samples_is_an_interval_wider_than_15_points():
     assert names(one_cell) == [("few-samples", "pgd-20")]
 
 
+@pytest.mark.parametrize(
+    ("right", "labels", "raised"),
+    [
+        (500, [0, 1] * 500, True),  # one answer for all
+        (530, [0, 1] * 500, True),  # [49.9, 56.1]
+        (531, [0, 1] * 500, False),  # [50.001, 56.2]
+        (100, [*range(10)] * 100, True),
+        (532, [0] * 900 + [1] * 100, True),  # less than the larger class
+        (1000, [0] * 1000, True),  # one class alone: no answer is wrong
+        (500, [], False),  # labels are not known
+    ],
+)
+def test_chance_level_is_what_one_answer_for_every_image_scores(right, labels, raised):
+    """Its interval begins at or below the most frequent class's share; it stands at clean and at the union."""
+    found = row({"pgd-20": [None] * right}, wrong=1000 - right, labels=labels)
+    expected = [("chance-level", "clean"), ("chance-level", "robust")] if raised else []
+    assert names(found) == expected
+    for column in ("clean", "robust"):
+        assert found.flags_at(column) == ["chance-level"] * raised
+
+
+def test_chance_level_is_said_of_clean_accuracy_alone():
+    """Robust accuracy below the share is what an attack does; without an attack the flag stands at clean."""
+    labels = [0, 1] * 500
+    assert names(row({"pgd-20": [0] * 900 + [None] * 100}, labels=labels)) == []
+    alone = Row(
+        **{
+            **vars(row({"pgd-20": [None] * 500}, wrong=500, labels=labels)),
+            "robust": {},
+            "plans": {},
+        }
+    )
+    (flag,) = alone.flags
+    assert (flag.name, flag.column) == ("chance-level", "clean")
+    assert (
+        flag.why == "clean accuracy is 50.0% [46.9, 53.1], and class 0 for every image scores 50.0%"
+    )
+
+
 WEAK = ["pgd-9", "cw-margin-9", "pgd-20:step=1/255", "pgd-paper", "fgsm", "mi-fgsm-9", "apgd-ce-9"]
 WEAK += ["fab-t-9", "square"]
 
@@ -321,7 +360,7 @@ def test_a_flag_stands_beside_the_number_and_changes_none():
 
 def test_every_flag_is_explained():
     """What raises it, what it means, what to do."""
-    assert len(ABOUT) == 11
+    assert len(ABOUT) == 12
     assert set(ABOUT) > FROM_PROBES
     for about in ABOUT.values():
         assert all((about.raised_if, about.means, about.do))

@@ -394,6 +394,7 @@ def attacked_columns(
     for cell in (clean, *attacked.values()):
         environments += [here for here in cell.environments if here not in environments]
     return {
+        "labels": [clean.records[i].label for i in ids],
         "robust": {name: [record.robust for record in found] for name, found in records.items()},
         "steps": {name: [record.query for record in found] for name, found in records.items()},
         "by": {name: [record.by for record in found] for name, found in records.items()},

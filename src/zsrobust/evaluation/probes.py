@@ -491,6 +491,7 @@ def probe_images(
         templates=[],
         ids=[outcome.id for outcome in first],
         clean=[outcome.clean_correct for outcome in first],
+        labels=[outcome.label for outcome in first],
         robust={name: [outcome.robust for outcome in given] for name, given in known.items()},
         plans={name: plan.settings() for name, plan in plans.items()},
         steps={

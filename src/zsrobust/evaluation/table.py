@@ -46,6 +46,8 @@ class Row:
     clean: list[bool]
     robust: dict[str, list[bool]]
     """Attack -> whether each sample stayed right."""
+    labels: list[int] = field(default_factory=list)
+    """Class number of each sample; empty where they are not known."""
     key: Mapping[str, Any] = field(default_factory=dict)
     """The clean cell's key: weights, preprocessing, texts, split, duplicates rule, precision."""
     plans: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)

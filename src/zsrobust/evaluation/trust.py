@@ -7,6 +7,7 @@ to do. All thresholds stand here. A changed threshold is a changed protocol vers
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -33,6 +34,7 @@ NOT_CONVERGED = "not-converged"
 SURVIVES_ALL = "survives-all"
 WEAK_ATTACK = "weak-attack"
 FEW_SAMPLES = "few-samples"
+CHANCE_LEVEL = "chance-level"
 FALLBACK_LOSS = "fallback-loss"
 
 # Probes: the first clean-correct samples of the fixed order, and the steps of PGD on them.
@@ -90,6 +92,14 @@ ABOUT: dict[str, About] = {
         f"the 95% interval is wider than {100 * WIDEST_INTERVAL:.0f} points",
         "The number may lie far from what more samples would give.",
         "Measure more samples: raise --limit, or leave it out.",
+    ),
+    CHANCE_LEVEL: About(
+        "the 95% interval of the clean accuracy reaches down to what one answer for every image scores, the "
+        "most frequent class's share of the samples",
+        "The model was not shown to tell these classes apart. One answer for every image cannot be attacked: "
+        "its robust accuracy is its clean one, says how even the classes are, and is no robustness.",
+        "Read no lead from this number; look at how the model was hardened (rate, length, objective), or at the "
+        "set's class names.",
     ),
     WEAK_ATTACK: About(
         f"every attack is black-box, has fewer than {FEWEST_STEPS} steps, or is cross-entropy with a fixed "
@@ -183,11 +193,12 @@ def flags(row: Row) -> list[Flag]:
     """Return the flags of one model on one set at one eps, in the order of `ABOUT`.
 
     Judged a cell (clean, each attack): few-samples, not-converged, fallback-loss, no-gradient, zero-gradient.
-    Judged on the union: saturated, weak-attack, black-box-wins. Of the model: random-output (at clean too),
-    flat-output, survives-all. Where the row knows no settings of its attacks or no probes, what needs them is
-    not judged.
+    Judged on the union: saturated, weak-attack, black-box-wins. Of the model: chance-level and random-output (at
+    clean too), flat-output, survives-all. Where the row knows no settings of its attacks, no labels or no probes,
+    what needs them is not judged.
     """
     found: list[Flag | None] = [_few_samples(row, column) for column in ("clean", *row.robust)]
+    found += _chance_level(row)
     found += [_weak_attack(row), _black_box_wins(row)]
     for attack in row.plans:
         found += [_not_converged(row, attack), _fallback_loss(row, attack)]
@@ -258,6 +269,22 @@ def _few_samples(row: Row, column: str) -> Flag | None:
         return None
     why = f"its interval is {100 * width:.1f} points wide with {interval.samples} sample(s)"
     return Flag(FEW_SAMPLES, column, why)
+
+
+def _chance_level(row: Row) -> Iterator[Flag]:
+    if not row.labels:
+        return
+    label, count = Counter(row.labels).most_common(1)[0]
+    clean = wilson(row.values("clean"))
+    share = count / len(row.labels)
+    if clean.low > share:
+        return
+    why = (
+        f"clean accuracy is {100 * clean.value:.1f}% [{100 * clean.low:.1f}, {100 * clean.high:.1f}], and class "
+        f"{label} for every image scores {100 * share:.1f}%"
+    )
+    for column in ("clean", *(["robust"] if row.robust else [])):
+        yield Flag(CHANCE_LEVEL, column, why)
 
 
 def _weak_attack(row: Row) -> Flag | None:
