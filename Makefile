@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: install format lint types contracts check fix test test-slow torture demo bench results scale help
+.PHONY: install format lint types contracts check fix test test-slow torture demo bench results help
 help:
 	@echo "make test       everything that CI runs: format, lint, types, import contracts, tests"
 	@echo "make demo       harden the embedded model, attack it, measure it: zsrobust-demo/report.html"
@@ -55,16 +55,9 @@ bench: install
 	$(BIN)/python benchmarks/evaluation_memory.py
 	$(BIN)/python benchmarks/attacks.py
 
-# Needs ZSROBUST_MODELS and ZSROBUST_DATA; about an hour on two cores, resumable.
-results: install
-	$(BIN)/zsrobust harden mini/tecoa-ft-eps1 --no-evaluate
-	$(BIN)/zsrobust harden mini/tecoa-ft-eps2 --no-evaluate
-	$(BIN)/zsrobust harden mini/tecoa-ft-eps2-long --no-evaluate
-	$(BIN)/python results/mini/page.py
-
-# The paper's whole table on mini-clip. Needs the same, and hours: `zsrobust study mini/scale --plan` says how many;
+# The paper's whole table on mini-clip. Needs ZSROBUST_MODELS and ZSROBUST_DATA, and hours: `zsrobust study mini/scale --plan` says how many;
 # resumable. The last line alone makes the page again, from the committed records.
-scale: install
+results: install
 	$(BIN)/zsrobust study mini/scale
 	$(BIN)/python results/scale/pack.py
 	$(BIN)/python results/scale/page.py
