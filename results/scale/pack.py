@@ -17,6 +17,7 @@ from zsrobust.cli.output import say
 from zsrobust.evaluation.packed import write_packed
 from zsrobust.evaluation.stored import read_cells
 from zsrobust.files import write_json
+from zsrobust.models import load_clip
 from zsrobust.models.load import read_adaptation
 from zsrobust.training.recipe import Recipe
 from zsrobust.training.run import Run
@@ -69,7 +70,8 @@ def hardenings(folder: Path) -> list[dict[str, Any]]:
         rows.append(
             {
                 "run": place.name,
-                "weights": read_adaptation(run.model).get("fingerprint"),
+                "weights": read_adaptation(run.model).get("fingerprint")
+                or load_clip(run.spec).fingerprint,
                 "recipe": recipe.model_dump(mode="json"),
                 "steps": steps[-1]["steps_done"] if steps else 0,
                 "trained_numbers": start.get("trained_numbers"),

@@ -528,7 +528,7 @@ def hardened() -> str:
         said = ["", "", ""]
         if scores is not None:
             said = [f"{100 * scores['clean']:.1f}", f"{100 * scores['robust']:.1f}"]
-            said.append(scores["scored_by"])
+            said.append(scores.get("scored_by", "texts"))
         eps, adversary = format_eps(recipe["threat"]["eps"]), recipe["adversary"]
         size = adversary["step_size"]
         attacked = Recipe.model_validate(recipe).chosen_by == "robust"
