@@ -436,6 +436,12 @@ def draw(study: Study, places: list[Place]) -> Any:
     threat = f"{study.evaluate.norm}, {', '.join(format_eps(e) for e in study.evaluate.eps)}"
     several = f"mean of {sets} sets" if sets > 1 else "1 set"
     title = f"{study.title or study.name}\n{study.evaluate.sets}, {several}, {threat}"
+    if study.figure.kind == "points":
+        unhardened, hardened = (
+            [CurvePoint(0, _name(p), p.clean, p.robust) for p in places if p.hardened == kind]
+            for kind in (False, True)
+        )
+        return draw_points(hardened, unhardened, title=title)
     dimensions = study.dimensions
     axis = study.mix_axis
     x = axis.name if axis is not None else study.figure.x or dimensions[0]
@@ -472,12 +478,6 @@ def draw(study: Study, places: list[Place]) -> Any:
         panels.append(Panel(title_of, curves, reference, one_clean=series == EPS_TESTED))
     if axis is not None:
         return draw_trade_off(panels, title=title)
-    if study.figure.kind == "points":
-        unhardened, hardened = (
-            [CurvePoint(0, _name(p), p.clean, p.robust) for p in places if p.hardened == kind]
-            for kind in (False, True)
-        )
-        return draw_points(hardened, unhardened, title=title)
     log = study.figure.scale == "log" and positions is not None
     return draw_lines(panels, title=title, x_label=x, log=log, named=positions is None)
 
