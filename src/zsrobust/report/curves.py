@@ -209,7 +209,8 @@ def draw_points(
         # Seven colours beside eight markers: no pair twice among 56 models.
         colours = cycle([colour for colour in _COLOURS if colour != _MUTED])
         looks = chain(
-            repeat((_MUTED, "X"), len(reference)), zip(colours, cycle(MARKERS), strict=False)
+            zip(repeat(_MUTED, len(reference)), cycle("XDP"), strict=False),
+            zip(colours, cycle(MARKERS), strict=False),
         )
         for point, (colour, marker) in zip([*reference, *points], looks, strict=False):
             axes.errorbar(
