@@ -60,4 +60,5 @@ bench: install
 results: install
 	$(BIN)/zsrobust study mini/scale
 	$(BIN)/python results/scale/pack.py
+	$(BIN)/python results/scale/checks.py
 	$(BIN)/python results/scale/page.py

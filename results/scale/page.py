@@ -2,8 +2,8 @@
 
     python results/scale/page.py
 
-Reads results/scale/records (packed cells), models.json, hardenings.json, choices/ and findings.yaml. No model is
-loaded, and no image opened.
+Reads results/scale/records (packed cells), models.json, hardenings.json, checks.json, choices/ and findings.yaml.
+No model is loaded, and no image opened.
 """
 
 from __future__ import annotations
@@ -577,6 +577,18 @@ def _adapted(adaptation: dict[str, Any]) -> str:
     return f"{adaptation['name']} ({inside})" if inside else str(adaptation["name"])
 
 
+def checks() -> str:
+    """Return how far the hardenings lie from slow references (checks.py)."""
+    found = _json("checks.json")
+    names = list(dict.fromkeys(name for one in found["runs"] for name in one if name != "run"))
+    lines = [f"| run | {' | '.join(names)} |", f"|{'---|' * (len(names) + 1)}"]
+    for one in found["runs"]:
+        told = ["" if one[name] is None else f"{one[name]:.0e}" for name in names]
+        lines.append(f"| {one['run']} | {' | '.join(told)} |")
+    model = ", ".join(f"{name} {value:.0e}" for name, value in found["model"].items())
+    return "\n".join([*lines, "", f"The model before hardening, against plain open_clip: {model}."])
+
+
 def choices() -> str:
     """Return every grid and what was chosen."""
     lines = [
@@ -729,6 +741,15 @@ def main() -> None:
         "### accuracy against eps",
         against_eps(),
         *_section("How the models were hardened", hardened()),
+        *_section(
+            "The hardenings against slow references",
+            "On 16 source photographs, by `results/scale/checks.py`, for each model as its run left it: features "
+            "against plain open_clip's where it loads the model, relative to the largest (prompts stand in no "
+            "plain model); the objective's losses against the formula in float64, in nats; the derivative of the "
+            "loss by what was trained, and by the image that the adversary moves, against central differences, "
+            "relative.",
+            checks(),
+        ),
         *_section(
             "Learning rates, chosen on held-out source images",
             (HERE / "choices" / "README.md").read_text("utf-8").partition("\n")[2].strip(),

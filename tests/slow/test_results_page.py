@@ -29,6 +29,10 @@ QUICK = {
 }
 
 
+HARDENED = ["rows--CE-fine-tuning", "heads--LP"]
+"""Two runs of the rehearsal, by their folders: of TeCoA and of a linear head."""
+
+
 def script(name: str) -> ModuleType:
     """Import results/scale/NAME.py."""
     spec = importlib.util.spec_from_file_location(name, ROOT / "results" / "scale" / f"{name}.py")
@@ -89,7 +93,7 @@ def test_the_page_is_made_of_a_finished_collection(tmp_path: Path, monkeypatch: 
     folder = tmp_path / "runs"
     run_collection(collection, folder)
 
-    pack, page = script("pack"), script("page")
+    pack, page, checks = script("pack"), script("page"), script("checks")
     here = tmp_path / "here"
     here.mkdir()
     for name in ("findings.yaml", "intro.md"):
@@ -101,6 +105,13 @@ def test_the_page_is_made_of_a_finished_collection(tmp_path: Path, monkeypatch: 
     monkeypatch.setattr(page, "DOCS", tmp_path / "docs")
     monkeypatch.setattr(sys, "argv", ["pack.py", str(folder)])
     pack.main()
+    runs = [{"run": name, **checks.check_run(folder / "runs" / name)} for name in HARDENED]
+    for one in runs:
+        assert one["features"] < 1e-5
+        assert one["losses"] < 1e-10
+        assert max(value for name, value in one.items() if name.startswith("gradient")) < 1e-4
+    content = {"model": {"anchors": 0.0, "scale": 0.0}, "runs": runs}
+    (here / "checks.json").write_text(json.dumps(content))
     page.main()
     text = (tmp_path / "docs" / "results.md").read_text("utf-8")
     findings = yaml.safe_load((here / "findings.yaml").read_text("utf-8"))["findings"]
