@@ -241,19 +241,22 @@ def test_every_two_means_are_compared_while_the_models_are_few(capsys, count):
 
 
 def test_flags_stand_beside_the_numbers_with_a_footnote(zs, model, pets):
-    """A weak attack on few samples: marks in the table, names in the footnotes, the rest in the JSON."""
+    """A weak attack on few samples of a model that learnt nothing: marks, footnotes, and the rest in the JSON."""
     arguments = ["eval", model, "--sets", pets, "--attacks", "pgd-2", "--limit", "25"]
     printed = zs(*arguments).out
-    assert any(" val [1] [2] " in line for line in printed.splitlines())
+    assert any(" val [1] [2] [3] " in line for line in printed.splitlines())
     notes = [line for line in printed.splitlines() if line.startswith("[")]
-    assert [note.split(":")[0] for note in notes] == ["[1] few-samples", "[2] weak-attack"]
+    expected = ["[1] few-samples", "[2] chance-level", "[3] weak-attack"]
+    assert [note.split(":")[0] for note in notes] == expected
     assert all(note.endswith("see docs/trust.md.") for note in notes)
     marked = zs(*arguments, "--markdown").out
-    assert marked.rstrip().endswith(notes[1])
-    assert "] [1] [2] |" in marked  # robust: an interval, and both flags
+    assert marked.rstrip().endswith(notes[-1])
+    assert "] [1] [2] [3] |" in marked  # robust: an interval, and all flags
     (row,) = json.loads(zs(*arguments, "--json").out)["rows"]
     assert {(flag["flag"], flag["column"]) for flag in row["flags"]} == {
         ("few-samples", "clean"),
         ("few-samples", "pgd-2"),
+        ("chance-level", "clean"),
+        ("chance-level", "robust"),
         ("weak-attack", "robust"),
     }
