@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -37,7 +37,7 @@ from zsrobust.files import write_text
 from zsrobust.report.curves import Curve, CurvePoint, Panel, draw_lines, save_figure
 from zsrobust.threat import format_eps
 from zsrobust.training.recipe import Recipe
-from zsrobust.workflows.collection_recipe import load_collection
+from zsrobust.workflows.collection_recipe import Member, load_collection
 from zsrobust.workflows.study import Place, draw, markdown
 from zsrobust.workflows.study_recipe import EPS_TESTED, Study
 
@@ -60,6 +60,15 @@ def _json(name: str) -> Any:
 @cache
 def _cells() -> list[Cell]:
     return read_packed(HERE / "records")
+
+
+@cache
+def _members() -> dict[str, Member]:
+    """Return the collection's studies by their folders."""
+    collection = load_collection(COLLECTION)
+    if collection is None:
+        raise SystemExit(f"{COLLECTION} is no collection")
+    return {member.folder: member for member in collection.members}
 
 
 @dataclass(frozen=True)
@@ -125,10 +134,7 @@ class Measured:
 @cache
 def measured(name: str) -> Measured:
     """Return a study of the collection with the numbers of the records."""
-    collection = load_collection(COLLECTION)
-    if collection is None:
-        raise SystemExit(f"{COLLECTION} is no collection")
-    (member,) = (one for one in collection.members if one.folder == name)
+    member = _members()[name]
     placed = _json("models.json")[name]["places"]
     weights = list(dict.fromkeys(one["weights"] for one in placed))
     evaluate = member.study.evaluate
@@ -281,24 +287,18 @@ def main_table() -> str:
             more = _marks(strong, strong.rows(found[0]))
             cells[-1] += f"; autoattack-fare: {more}" if more else ""
         lines.append(f"| {' | '.join(cells)} |")
-    told = f"{100 * _one_answer_anywhere(rows).clean.value:.1f}"
+    told = f"{100 * _one_answer(rows).clean.value:.1f}"
     lines.append(f"| {ONE_ANSWER} | {told} | {told} |{' |' * (len(head) - 3)}")
     return "\n".join(
         [*lines, "", "Flags:", legend(rows), "", "Flags of autoattack-fare:", legend(strong)]
     )
 
 
-def _one_answer(row: Row) -> Values:
-    """Return what the best single answer for every image gets right: all images of one class."""
-    labels = np.asarray(row.labels)
-    return np.asarray(labels == np.bincount(labels).argmax(), float)
-
-
-def _one_answer_anywhere(study: Measured) -> Place:
+def _one_answer(study: Measured) -> Place:
     """Return where that stands beside a study's models: robust is clean, and there is no other draw of it."""
     rows = study.rows(study.placed[0])
-    mean = mean_over_sets([_one_answer(row) for row in rows])
-    exact = replace(mean, low=mean.value, high=mean.value)
+    mean = float(np.mean([row.most_frequent[1] for row in rows]))
+    exact = Interval(mean, mean, mean, sum(len(row.ids) for row in rows))
     (axis,) = study.study.axes
     return Place(
         {axis.name: ONE_ANSWER}, "", rows[0].eps or 0.0, exact, exact, len(rows), "", hardened=False
@@ -321,14 +321,16 @@ def legend(study: Measured) -> str:
     return "\n".join(flag_notes(study.table)) or "No flag is raised."
 
 
+def _sets_header(first: str, study: Measured) -> list[str]:
+    """Return the head of a table with a column for each set."""
+    sets = [row.image_set.removeprefix("mini/") for row in study.rows(study.placed[0])]
+    return [f"| {first} | {' | '.join(sets)} |", f"|{'---|' * (len(sets) + 1)}"]
+
+
 def per_set(name: str, column: str) -> str:
     """Return one column on each set, a row a model."""
     study = measured(name)
-    sets = [row.image_set for row in study.rows(study.placed[0])]
-    lines = [
-        f"| row | {' | '.join(s.removeprefix('mini/') for s in sets)} |",
-        f"|{'---|' * (len(sets) + 1)}",
-    ]
+    lines = _sets_header("row", study)
     for one in study.placed:
         label = _label(one)
         cells = [
@@ -336,7 +338,7 @@ def per_set(name: str, column: str) -> str:
             for row in study.rows(one)
         ]
         lines.append(f"| {label} | {' | '.join(cells)} |")
-    shares = [f"{100 * _one_answer(row).mean():.1f}" for row in study.rows(study.placed[0])]
+    shares = [f"{100 * row.most_frequent[1]:.1f}" for row in study.rows(study.placed[0])]
     lines.append(f"| {ONE_ANSWER} | {' | '.join(shares)} |")
     return "\n".join([*lines, "", legend(study)])
 
@@ -346,11 +348,7 @@ def per_set_difference(name: str, to: str, column: str) -> str:
     study = measured(name)
     (reference,) = study.find(to)
     others = [one for one in study.placed if one is not reference]
-    sets = [row.image_set for row in study.rows(reference)]
-    lines = [
-        f"| row minus {_called(study, to)} | {' | '.join(s.removeprefix('mini/') for s in sets)} |",
-        f"|{'---|' * (len(sets) + 1)}",
-    ]
+    lines = _sets_header(f"row minus {_called(study, to)}", study)
     for one in others:
         cells = [
             signed(paired_difference([base.values(column)], [row.values(column)]))
@@ -440,7 +438,7 @@ def heads() -> str:
         ids = clean.in_order()
         right = np.array([clean.records[i].clean for i in ids], float)
         robust = np.array([all(cell.records[i].robust for cell in attacked) for i in ids], float)
-        label = ", ".join(one["labels"].values())
+        label = _label(one)
         lines.append(
             f"| {label} | {len(ids)} | {percent(wilson(right))} | {percent(wilson(robust))} |"
         )
@@ -651,6 +649,7 @@ def main() -> None:
     """Write the page."""
     rows = measured("rows")
     verdicts, comparisons = findings()
+    strongest = measured("strongest").study.evaluate.attacks[-1]
     sections = [
         (HERE / "intro.md").read_text("utf-8").strip(),
         *_section(
@@ -669,7 +668,7 @@ def main() -> None:
             "Means over the nine target sets, 200 samples a set; robust is the union of `pgd-20` and "
             "`cw-margin-20`.",
             main_table(),
-            _figure(draw(rows.study, [*rows.places, _one_answer_anywhere(rows)]), "rows"),
+            _figure(draw(rows.study, [*rows.places, _one_answer(rows)]), "rows"),
         ),
         *_section("On each set: clean", per_set("rows", CLEAN)),
         *_section("On each set: robust, 2/255", per_set("rows", ROBUST)),
@@ -727,10 +726,10 @@ def main() -> None:
             "the union of the three.",
             each_attack("strongest"),
             "Against AutoAttack, on the same samples:",
-            flattery("strongest", column=measured("strongest").study.evaluate.attacks[-1]),
-            broken_by("strongest", measured("strongest").study.evaluate.attacks[-1]),
+            flattery("strongest", column=strongest),
+            broken_by("strongest", strongest),
             "AutoAttack, on each set:",
-            per_set("strongest", measured("strongest").study.evaluate.attacks[-1]),
+            per_set("strongest", strongest),
         ),
         *_section("Studies"),
         *(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from itertools import combinations
@@ -78,6 +79,15 @@ class Row:
     def accuracy(self, column: str) -> Interval:
         """Return the accuracy with its Wilson interval."""
         return wilson(self.values(column))
+
+    @property
+    def most_frequent(self) -> tuple[int, float]:
+        """The class of most samples, and its share in [0, 1]: what one answer for every image scores.
+
+        Where labels are known.
+        """
+        ((label, count),) = Counter(self.labels).most_common(1)
+        return label, count / len(self.labels)
 
     @property
     def flags(self) -> list[Flag]:

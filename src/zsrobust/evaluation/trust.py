@@ -7,7 +7,6 @@ to do. All thresholds stand here. A changed threshold is a changed protocol vers
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -274,9 +273,8 @@ def _few_samples(row: Row, column: str) -> Flag | None:
 def _chance_level(row: Row) -> Iterator[Flag]:
     if not row.labels:
         return
-    label, count = Counter(row.labels).most_common(1)[0]
+    label, share = row.most_frequent
     clean = wilson(row.values("clean"))
-    share = count / len(row.labels)
     if clean.low > share:
         return
     why = (

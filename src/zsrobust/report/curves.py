@@ -198,7 +198,7 @@ def draw_points(
 
     Args:
         points: one a model.
-        reference: models before hardening, in front and in grey.
+        reference: what they are set against, models before hardening for one; first in the legend, in grey.
         title: above the figure.
     """
     with rc_context(_STYLE):  # type: ignore[arg-type]

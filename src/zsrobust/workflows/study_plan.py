@@ -106,7 +106,7 @@ def plan_study(
         study: see `load_study`.
         combinations: its hardenings.
         out: the study's folder, there or not; nothing is written into it.
-        shared: as in `run_study`.
+        shared: as in `run_checked_study`; None is `out`.
         costs: of kinds of steps that were timed already; what is timed here is put in.
         notify: called with one line before steps are timed, which takes seconds.
 
